@@ -1,0 +1,1 @@
+"""Frozen values that every room shares. They know nothing of the project but one another."""

@@ -1,0 +1,251 @@
+"""The port to a PBX: what every backend can do, in words that belong to none of them.
+
+Each method says how Asterisk (AMI and AGI) and FreeSWITCH (event socket) do it. Nothing above this
+room knows which one answers. What it never does: dial twice for one `DialOrder`, or guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol, TypeAlias
+
+from telephony.model.hangup import Cause, HangupCause
+from telephony.model.media import Media
+
+
+@dataclass(frozen=True, slots=True)
+class DialOrder:
+    """One ring, ordered once.
+
+    `attempt_id` becomes the channel's id; `number` is already in the trunk's dialect; times are in
+    seconds. `max_duration` bounds the answered call even when the controller is frozen.
+    """
+
+    attempt_id: str
+    endpoint: str
+    number: str
+    caller_number: str
+    caller_name: str = ""
+    ring_timeout: float = 30.0
+    max_duration: float = 120.0
+    codecs: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The PBX took the order; the phone has not rung yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ringing:
+    """An 18x came: the callee's phone rings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The callee answered and the conversation can begin on `session`."""
+
+    session: CallSession
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The leg is gone. Always the last event of a leg."""
+
+    cause: HangupCause
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLost:
+    """The link to the PBX broke; the leg may still stand.
+
+    Events follow again once the link is back: the backend compares the leg with the PBX's live
+    channels and with what the PBX noted, and goes on with `Ringing`, or `Ended`.
+    """
+
+
+LegEvent: TypeAlias = Accepted | Ringing | Answered | Ended | LinkLost
+
+
+class Fate(StrEnum):
+    """What a PBX can tell of an attempt whose owner died."""
+
+    LIVE = "live"
+    """A channel with this id stands."""
+    ANSWERED = "answered"
+    """It was answered and is over."""
+    NOT_ANSWERED = "not_answered"
+    """It was dialled and ended without an answer."""
+    NEVER_RANG = "never_rang"
+    """The PBX has been up since before the dial and knows nothing of it."""
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class LiveChannel:
+    """A channel that stands in the PBX now. `seconds` is how long it has stood."""
+
+    id: str
+    name: str
+    state: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Digits that were pressed. `ended_by` is `max_digits`, `terminator` or `timeout`."""
+
+    digits: str
+    ended_by: str
+
+
+class Leg(Protocol):
+    """An ordered call, from the order to its end."""
+
+    async def next_event(self) -> LegEvent:
+        """Wait for what happens next; after `Ended` it is not called again.
+
+        Asterisk: `OriginateResponse`, `Newstate` and `Hangup` of the channel, and the FastAGI session.
+        FreeSWITCH: `CHANNEL_PROGRESS`, `CHANNEL_ANSWER`, `CHANNEL_HANGUP_COMPLETE`, outbound socket.
+        """
+        ...
+
+    async def hangup(self, cause: Cause = Cause.NORMAL) -> None:
+        """End it, ringing or answered; a leg that is gone already is no error.
+
+        Asterisk: AMI `Hangup` by unique id. FreeSWITCH: `uuid_kill`.
+        """
+        ...
+
+
+class CallSession(Protocol):
+    """The conversation with one answered (or inbound) channel.
+
+    Every method raises `CallEnded` once the far end is gone, whatever it was doing.
+    """
+
+    @property
+    def id(self) -> str:
+        """The channel's id: the attempt's for a call that we placed."""
+        ...
+
+    @property
+    def caller(self) -> str:
+        """Who calls, as the PBX presents it; empty where withheld."""
+        ...
+
+    @property
+    def called(self) -> str:
+        """The number or extension that was dialled."""
+        ...
+
+    @property
+    def arguments(self) -> Mapping[str, str]:
+        """What the dialplan handed over, decoded."""
+        ...
+
+    async def answer(self) -> None:
+        """Answer the channel if it is not. Asterisk: AGI `ANSWER`. FreeSWITCH: `answer`."""
+        ...
+
+    async def play(self, media: Media, *, barge_in: str = "") -> str | None:
+        """Play to the end, or until a key of `barge_in` is pressed; that key is returned.
+
+        Asterisk: `STREAM FILE`. FreeSWITCH: `playback` with `playback_terminators`, the key read
+        from `playback_terminator_used`.
+        """
+        ...
+
+    async def gather(
+        self,
+        media: Media | None,
+        *,
+        max_digits: int,
+        timeout: float,
+        inter_digit_timeout: float = 2.0,
+        terminator: str = "#",
+    ) -> Gathered:
+        """Play (barge-in by any digit) and collect digits; times in seconds.
+
+        `timeout` counts from the end of the sound to the first digit. Keys typed ahead count.
+        Asterisk: `STREAM FILE` with all digits, then `WAIT FOR DIGIT` for each further one.
+        FreeSWITCH: `play_and_get_digits`.
+        """
+        ...
+
+    async def record(
+        self, name: str, *, max_seconds: float, silence_seconds: float = 3.0, terminators: str = "#"
+    ) -> float:
+        """Record the far end into `name` (a path as the PBX sees it, no ending); returns seconds.
+
+        Asterisk: `RECORD FILE`. FreeSWITCH: `record`.
+        """
+        ...
+
+    async def transfer(self, extension: str, context: str) -> None:
+        """Hand the channel back to the dialplan at `extension`; the session is over then.
+
+        Asterisk: `SET CONTEXT`, `SET EXTENSION`, `SET PRIORITY`. FreeSWITCH: `transfer`.
+        """
+        ...
+
+    async def set_variable(self, name: str, value: str) -> None:
+        """Set a channel variable; every listener of the PBX can see it: never a secret.
+
+        Asterisk: `SET VARIABLE`. FreeSWITCH: `set`.
+        """
+        ...
+
+    async def hangup(self) -> None:
+        """End the call in good order, so that the dialplan knows that the controller finished."""
+        ...
+
+
+class Pbx(Protocol):
+    """A PBX: orders legs, tells what stands, and what became of an attempt."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether an order given now would reach the PBX."""
+        ...
+
+    async def start(self) -> None:
+        """Begin connecting and return at once; `wait_ready` waits. `PbxAuthError` ends the trying."""
+        ...
+
+    async def stop(self) -> None:
+        """Stop taking sessions, let the running ones end within the drain time, and disconnect."""
+        ...
+
+    async def wait_ready(self, timeout: float) -> bool:
+        """Wait until `ready`, at most `timeout` seconds."""
+        ...
+
+    def dial(self, order: DialOrder) -> AbstractAsyncContextManager[Leg]:
+        """Order one ring. Entering raises `PbxUnavailable` (see `sent`) or `PbxRejected`.
+
+        Leaving the block while the leg stands hangs it up; it is never re-sent.
+        Asterisk: `Originate`, `Async: true`, `ChannelId` = attempt id, into Context/Exten.
+        FreeSWITCH: `bgapi originate` with `origination_uuid`, the answer's UUID compared.
+        """
+        ...
+
+    async def channels(self) -> tuple[LiveChannel, ...]:
+        """Every channel that stands now. Asterisk: `CoreShowChannels`. FreeSWITCH: `show channels`."""
+        ...
+
+    async def fate(self, attempt_id: str, dialed_at_ms: int) -> Fate:
+        """What became of an attempt, as the PBX knows it.
+
+        Asterisk: live channels, then the dialplan's note by `DBGet`, then `CoreStatus`.
+        FreeSWITCH: live channels, then the note its hangup hook left in `db`.
+        """
+        ...
+
+    async def hangup(self, channel_id: str, cause: Cause = Cause.NORMAL) -> None:
+        """End a channel by its id; one that is gone is no error."""
+        ...

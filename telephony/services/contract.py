@@ -1,0 +1,137 @@
+"""What the services take and give: the values that `api/` and the command line speak to them in.
+
+What it never does: know HTTP or a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from telephony.model.call import CallStatus, VerificationStatus
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReply:
+    """An HTTP reply as it was first given, to be given again."""
+
+    status: int
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Once(Generic[T]):
+    """An Idempotency-Key with the request's fingerprint (SHA-256 of method, path and body, hex).
+
+    `render` makes the reply that is stored in the same transaction as the resource.
+    """
+
+    key: str
+    fingerprint: str
+    render: Callable[[T], StoredReply]
+
+
+@dataclass(frozen=True, slots=True)
+class NewVerification:
+    """A request for a verification; None means the configured default. Times in seconds."""
+
+    to: str
+    locale: str | None = None
+    code_length: int | None = None
+    code: str | None = field(default=None, repr=False)
+    ttl: int | None = None
+    play_times: int | None = None
+    require_keypress: bool | None = None
+    dial_within: float | None = None
+    out_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptView:
+    """One ring of a call. Times in milliseconds since the epoch, None where it did not happen."""
+
+    id: str
+    number: int
+    trunk: str
+    trunk_reason: str
+    phase: str
+    dialed_at: int | None
+    ringing_at: int | None
+    answered_at: int | None
+    ended_at: int | None
+    sip: int | None
+    q850: int | None
+    cause: str | None
+    end_reason: str | None
+    keys: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CallView:
+    """A call as an app sees it. Times in milliseconds since the epoch."""
+
+    id: str
+    to: str
+    flow: str
+    status: CallStatus
+    created_at: int
+    updated_at: int
+    ended_at: int | None
+    expires_at: int | None
+    failure_reason: str | None
+    out_id: str | None
+    attempts: tuple[AttemptView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationView:
+    """A verification as an app sees it: never the code. Times in milliseconds since the epoch.
+
+    `call_id` and `call_status` tell of the newest call.
+    """
+
+    id: str
+    to: str
+    locale: str
+    status: VerificationStatus
+    call_id: str | None
+    call_status: CallStatus | None
+    code_length: int
+    play_times: int
+    require_keypress: bool
+    checks_left: int
+    sends_left: int
+    expires_at: int
+    created_at: int
+    updated_at: int
+    failure_reason: str | None
+    out_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOutcome:
+    """The answer to a check: `valid` only when this very check approved it."""
+
+    verification: VerificationView
+    valid: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a dry run found: everything was checked, nothing dialled, nothing kept."""
+
+    to: str
+    locale: str
+    trunk: str
+    trunk_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a list; `next_cursor` is None on the last."""
+
+    items: tuple[T, ...]
+    next_cursor: str | None

@@ -1,0 +1,59 @@
+"""The port that every conversation implements: what is said on a call, and what follows from it.
+
+What it never does: dial, retry or pick a trunk; that is the engine's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from telephony.model.call import CallStatus
+from telephony.model.media import Media
+from telephony.pbx.port import CallSession
+from telephony.store import RequestRecord, UnitOfWork
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What an attempt will say, ready before the phone rings.
+
+    `media` is erased by the engine at the hangup; `max_duration` (seconds) bounds the answered call.
+    """
+
+    media: tuple[Media, ...]
+    max_duration: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a call stands when an attempt is over: its final status and why."""
+
+    status: CallStatus
+    reason: str
+    keys: str = ""
+
+
+class Flow(Protocol):
+    """A conversation."""
+
+    @property
+    def name(self) -> str:
+        """The name that a request's `flow` holds."""
+        ...
+
+    async def prepare(self, request: RequestRecord) -> Prepared | Outcome:
+        """Make what will be said; an `Outcome` instead means: do not dial, this is the end."""
+        ...
+
+    async def converse(self, session: CallSession, request: RequestRecord, prepared: Prepared) -> Outcome:
+        """Talk. Raises `CallEnded` when the far end is gone; returns when everything was said."""
+        ...
+
+    def cut_short(self, request: RequestRecord) -> Outcome:
+        """Tell what it means that the far end hung up in mid-conversation."""
+        ...
+
+    async def settle(self, work: UnitOfWork, request: RequestRecord, outcome: Outcome) -> None:
+        """Write what follows from the final outcome, in the outcome's own transaction."""
+        ...

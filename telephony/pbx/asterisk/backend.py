@@ -1,0 +1,501 @@
+"""Asterisk behind the `Pbx` port: one AMI connection, one FastAGI server, one `Leg` per attempt.
+
+How a call goes: `Originate` (Async, ChannelId = attempt id) into `telephony-session`; `Newstate` tells
+the ringing, the FastAGI connection with the leg's nonce the answer, `Hangup` the end with its SIP and
+Q.850 cause. When the AMI link breaks, every leg is told; once it is back, each leg is compared with
+the live channels and with the note that the dialplan left in AstDB under the attempt's id.
+
+What it never does: send an Originate twice, run an application by Originate, or accept a session
+whose nonce is not that of a live leg.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from telephony.errors import PbxError, PbxRejected, PbxTimeout, PbxUnavailable
+from telephony.model.hangup import Cause, HangupCause, classify
+from telephony.net.ami import AmiClient, AmiConfig, Connected, Disconnected, EventsLost
+from telephony.net.fastagi import AgiChannel, FastAgiServer
+from telephony.pbx.asterisk.session import AgiSession
+from telephony.pbx.port import (
+    Accepted,
+    Answered,
+    CallSession,
+    DialOrder,
+    Ended,
+    Fate,
+    LegEvent,
+    LinkLost,
+    LiveChannel,
+    Ringing,
+)
+from telephony.wire.ami import Message
+
+log = structlog.get_logger(__name__)
+
+CONTEXT: Final = "telephony-session"
+EXTENSION: Final = "answered"
+DAY_MS: Final = 86_400_000
+SETTLE_MS: Final = 2_000
+"""An Originate left unread in an old AMI socket shows within this time, or never."""
+
+UPTIME_ERROR_MS: Final = 1_500
+"""Asterisk tells its uptime in whole seconds."""
+
+HANGUP_WAIT: Final = 1.0
+"""Seconds that a failed Originate waits for the `Hangup` that carries its cause."""
+
+LEG_EVENTS: Final = 32
+"""Bound of a leg's queue: a leg has at most a handful of events, link losses included."""
+
+_REASONS: Final = {
+    "0": Cause.TRUNK_FAULT,
+    "1": Cause.UNKNOWN,
+    "3": Cause.NO_ANSWER,
+    "5": Cause.BUSY,
+    "8": Cause.CONGESTION,
+}
+"""`OriginateResponse.Reason`, used only where no `Hangup` told the cause."""
+
+_Q850_OF: Final = {Cause.BUSY: 17, Cause.DECLINED: 21, Cause.CONGESTION: 34}
+
+
+@dataclass(frozen=True, slots=True)
+class AsteriskConfig:
+    """Where Asterisk is, and where its dialplan finds us.
+
+    `agi_host` and `agi_port` are what our FastAGI server listens on (port 0 takes a free one);
+    `drain_seconds` bounds how long `stop` waits for running conversations.
+    """
+
+    ami: AmiConfig
+    agi_host: str = "127.0.0.1"
+    agi_port: int = 4573
+    allowed_peers: Collection[str] = ("127.0.0.0/8", "::1/128")
+    max_sessions: int = 1000
+    drain_seconds: float = 30.0
+    reconcile_seconds: float = 5.0
+
+
+@dataclass(slots=True)
+class AsteriskLeg:
+    """One ordered call. The queue's last event is `Ended`."""
+
+    order: DialOrder
+    pbx: AsteriskPbx
+    nonce: str
+    dialed_at_ms: int
+    events: asyncio.Queue[LegEvent] = field(default_factory=lambda: asyncio.Queue(LEG_EVENTS))
+    action_id: str = ""
+    rang: bool = False
+    answered: bool = False
+    session: AgiSession | None = None
+    reason: str | None = None
+    hanging_up: bool = False
+    ended: bool = False
+    last_hope: asyncio.TimerHandle | None = None
+
+    async def next_event(self) -> LegEvent:
+        """Wait for what happens next."""
+        return await self.events.get()
+
+    async def hangup(self, cause: Cause = Cause.NORMAL) -> None:
+        """AMI `Hangup` by unique id; without a link the dialplan's time limit ends the call."""
+        self.hanging_up = True
+        if not self.ended:
+            with suppress(PbxUnavailable, PbxTimeout):
+                await self.pbx.hangup(self.order.attempt_id, cause)
+
+    def deliver(self, event: LegEvent) -> None:
+        """Queue an event; nothing follows `Ended`."""
+        if self.ended:
+            return
+        if isinstance(event, Ended):
+            self.ended = True
+            if self.last_hope:
+                self.last_hope.cancel()
+            if self.session:
+                self.session.end()
+            if self.events.full():
+                self.events.get_nowait()
+        elif self.events.qsize() >= LEG_EVENTS - 1:
+            return
+        self.events.put_nowait(event)
+
+
+class AsteriskPbx:
+    """The `Pbx` port on one Asterisk ≥ 20.
+
+    `on_inbound` takes FastAGI sessions that do not belong to a leg of ours.
+    """
+
+    def __init__(
+        self, config: AsteriskConfig, *, on_inbound: Callable[[CallSession], Awaitable[None]] | None = None
+    ) -> None:
+        self._config = config
+        self._ami = AmiClient(config.ami)
+        self._agi = FastAgiServer(
+            self._session,
+            host=config.agi_host,
+            port=config.agi_port,
+            allowed_peers=config.allowed_peers,
+            max_connections=config.max_sessions,
+            drain_seconds=config.drain_seconds,
+        )
+        self._on_inbound = on_inbound
+        self._legs: dict[str, AsteriskLeg] = {}
+        self._by_action: dict[str, AsteriskLeg] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._reconcile_now = asyncio.Event()
+        self._link_since_ms = 0
+        self._boot_stamp = ""
+        self._booted_at_ms: int | None = None
+        self._started_at_ms: int | None = None
+        self.stray_sessions = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether an Originate would reach Asterisk now."""
+        return self._ami.connected
+
+    @property
+    def agi_port(self) -> int:
+        """The port that the FastAGI server listens on."""
+        return self._agi.port
+
+    async def start(self) -> None:
+        """Listen for sessions, then begin to connect."""
+        await self._agi.start()
+        await self._ami.start()
+        self._tasks = [
+            asyncio.create_task(self._read_events(), name="ami-events"),
+            asyncio.create_task(self._keep_reconciling(), name="ami-reconcile"),
+        ]
+
+    async def stop(self) -> None:
+        """Drain the sessions, then disconnect."""
+        await self._agi.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._ami.stop()
+
+    async def wait_ready(self, timeout: float) -> bool:
+        """Wait for the AMI login."""
+        return await self._ami.wait_connected(timeout)
+
+    @asynccontextmanager
+    async def dial(self, order: DialOrder) -> AsyncIterator[AsteriskLeg]:
+        """Send one Originate; what a broken link leaves open is told by the leg's later events."""
+        if order.attempt_id in self._legs:
+            raise PbxRejected("an attempt is dialled once")
+        if not self._ami.connected:
+            raise PbxUnavailable("not connected to Asterisk", sent=False)
+        now_ms = time.time_ns() // 1_000_000
+        leg = AsteriskLeg(order, self, secrets.token_urlsafe(18), now_ms)
+        self._legs[order.attempt_id] = leg
+        try:
+            await self._originate(leg)
+            yield leg
+        finally:
+            if not leg.ended:
+                await leg.hangup()
+            self._legs.pop(order.attempt_id, None)
+            self._by_action.pop(leg.action_id, None)
+            if leg.session:
+                leg.session.end()
+
+    async def _originate(self, leg: AsteriskLeg) -> None:
+        order = leg.order
+        leg.action_id = f"dial-{order.attempt_id}"
+        self._by_action[leg.action_id] = leg
+        variables = {
+            "TELEPHONY_ATTEMPT": order.attempt_id,
+            "TELEPHONY_NONCE": leg.nonce,
+            "TELEPHONY_DAY": str(leg.dialed_at_ms // DAY_MS),
+            "TELEPHONY_LIMIT": str(round(order.max_duration)),
+            **order.variables,
+        }
+        headers = [
+            ("ActionID", leg.action_id),
+            ("Channel", f"PJSIP/{order.number}@{order.endpoint}"),
+            ("ChannelId", order.attempt_id),
+            ("Context", CONTEXT),
+            ("Exten", EXTENSION),
+            ("Priority", "1"),
+            ("Async", "true"),
+            ("Timeout", str(round(order.ring_timeout * 1000))),
+            *(("Variable", f"{name}={value}") for name, value in variables.items()),
+        ]
+        if order.caller_number:
+            name = order.caller_name.replace('"', "")
+            headers.append(("CallerID", f'"{name}" <{order.caller_number}>'))
+        if order.codecs:
+            headers.append(("Codecs", ",".join(order.codecs)))
+        try:
+            await self._ami.action("Originate", headers)
+        except PbxTimeout:
+            log.warning("originate.unanswered", attempt=order.attempt_id)
+            leg.deliver(LinkLost())
+            self._reconcile_now.set()
+        except PbxUnavailable as error:
+            if not error.sent:
+                raise
+            leg.deliver(LinkLost())
+        else:
+            leg.deliver(Accepted())
+
+    async def channels(self) -> tuple[LiveChannel, ...]:
+        """AMI `CoreShowChannels`."""
+        reply = await self._ami.action("CoreShowChannels")
+        return tuple(
+            LiveChannel(
+                event.get("Uniqueid"),
+                event.get("Channel"),
+                event.get("ChannelStateDesc"),
+                _clock_seconds(event.get("Duration")),
+            )
+            for event in reply.events
+            if event.name == "CoreShowChannel"
+        )
+
+    async def fate(self, attempt_id: str, dialed_at_ms: int) -> Fate:
+        """Ask the live channels, the dialplan's note, and how long Asterisk has been up."""
+        if any(channel.id == attempt_id for channel in await self.channels()):
+            return Fate.LIVE
+        note = await self._note(attempt_id, dialed_at_ms)
+        if note == "answered":
+            return Fate.ANSWERED
+        if note.startswith("failed"):
+            return Fate.NOT_ANSWERED
+        if await self._knows_of_all_since(dialed_at_ms):
+            return Fate.NEVER_RANG
+        return Fate.UNKNOWN
+
+    async def hangup(self, channel_id: str, cause: Cause = Cause.NORMAL) -> None:
+        """AMI `Hangup` by unique id; a channel that is gone is no error."""
+        with suppress(PbxRejected):
+            await self._ami.action(
+                "Hangup", [("Channel", channel_id), ("Cause", str(_Q850_OF.get(cause, 16)))]
+            )
+
+    async def _note(self, attempt_id: str, dialed_at_ms: int) -> str:
+        """Read what the dialplan noted, empty where nothing stands."""
+        try:
+            reply = await self._ami.action(
+                "DBGet", [("Family", f"telephony-{dialed_at_ms // DAY_MS}"), ("Key", attempt_id)]
+            )
+        except PbxRejected:
+            return ""
+        return next((event.get("Val") for event in reply.events if event.get("Val")), "")
+
+    async def _knows_of_all_since(self, moment_ms: int) -> bool:
+        """Whether Asterisk has been up since before `moment_ms` and nothing can still be unread."""
+        now_ms = time.time_ns() // 1_000_000
+        return (
+            not self._restarted_since(moment_ms - UPTIME_ERROR_MS)
+            and self._link_since_ms > 0
+            and now_ms - self._link_since_ms >= SETTLE_MS
+        )
+
+    async def _read_events(self) -> None:
+        while True:
+            item = await self._ami.next_item()
+            if isinstance(item, Message):
+                self._on_event(item)
+            elif isinstance(item, Connected):
+                self._link_since_ms = time.time_ns() // 1_000_000
+                self._booted_at_ms = None
+                self._reconcile_now.set()
+            elif isinstance(item, EventsLost):
+                log.warning("ami.events_lost", count=item.count)
+                self._reconcile_now.set()
+            elif isinstance(item, Disconnected):
+                for leg in self._legs.values():
+                    leg.deliver(LinkLost())
+
+    def _on_event(self, event: Message) -> None:
+        if event.name == "OriginateResponse":
+            leg = self._by_action.get(event.get("ActionID"))
+            if leg:
+                self._on_originate_response(leg, event)
+            return
+        if event.name == "FullyBooted":
+            uptime = _number(event.get("Uptime")) or 0
+            self._booted_at_ms = time.time_ns() // 1_000_000 - uptime * 1000
+            return
+        leg = self._legs.get(event.get("Uniqueid"))
+        if leg is None:
+            return
+        if event.name == "Newstate":
+            self._on_state(leg, event.get("ChannelState"))
+        elif event.name == "Hangup":
+            self._on_hangup(leg, event)
+
+    @staticmethod
+    def _on_state(leg: AsteriskLeg, state: str) -> None:
+        """5 is Ringing, 6 is Up (`enum ast_channel_state`)."""
+        if state == "5" and not leg.rang:
+            leg.rang = True
+            leg.deliver(Ringing())
+        elif state == "6":
+            leg.answered = True
+
+    def _on_originate_response(self, leg: AsteriskLeg, event: Message) -> None:
+        if event.get("Response") == "Success":
+            leg.answered = True
+            return
+        leg.reason = event.get("Reason")
+        if leg.ended:
+            return
+        loop = asyncio.get_running_loop()
+        leg.last_hope = loop.call_later(HANGUP_WAIT, self._give_up_waiting, leg)
+
+    @staticmethod
+    def _give_up_waiting(leg: AsteriskLeg) -> None:
+        """No channel was ever made (an endpoint that does not exist): the reason must do."""
+        cause = _REASONS.get(leg.reason or "", Cause.UNKNOWN)
+        leg.deliver(Ended(HangupCause(Cause.TRUNK_FAULT if cause is Cause.UNKNOWN else cause)))
+
+    @staticmethod
+    def _on_hangup(leg: AsteriskLeg, event: Message) -> None:
+        cause = classify(
+            sip=_sip_code(event.get("TechCause")),
+            q850=_number(event.get("Cause")),
+            rang=leg.rang,
+            answered=leg.answered,
+        )
+        if not leg.answered:
+            cause = _ours(cause, leg)
+        leg.deliver(Ended(cause))
+
+    async def _keep_reconciling(self) -> None:
+        """Compare legs with channels at each new link, after a loss of events, and now and then."""
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._reconcile_now.wait(), self._config.reconcile_seconds)
+            self._reconcile_now.clear()
+            if not self._ami.connected:
+                continue
+            try:
+                await self._reconcile()
+            except PbxError as error:
+                log.warning("pbx.reconcile_failed", error=str(error))
+
+    async def _reconcile(self) -> None:
+        restarted = await self._look_for_restart()
+        if not self._legs:
+            return
+        asked_ms = time.time_ns() // 1_000_000
+        live = {channel.id: channel for channel in await self.channels()}
+        for leg in list(self._legs.values()):
+            channel = live.get(leg.order.attempt_id)
+            if channel is not None:
+                self._on_live(leg, channel)
+            elif not leg.ended and asked_ms - leg.dialed_at_ms > SETTLE_MS:
+                await self._on_gone(leg, restarted=restarted or self._restarted_since(leg.dialed_at_ms))
+            elif not leg.ended:
+                asyncio.get_running_loop().call_later(SETTLE_MS / 1000, self._reconcile_now.set)
+
+    @staticmethod
+    def _on_live(leg: AsteriskLeg, channel: LiveChannel) -> None:
+        if channel.state == "Ringing" and not leg.rang:
+            leg.rang = True
+            leg.deliver(Ringing())
+        elif channel.state == "Up":
+            leg.answered = True
+
+    async def _on_gone(self, leg: AsteriskLeg, *, restarted: bool) -> None:
+        """End a leg whose channel is gone without a `Hangup` seen."""
+        note = await self._note(leg.order.attempt_id, leg.dialed_at_ms)
+        if leg.ended:
+            return
+        if leg.answered or note == "answered":
+            lost = restarted and not (leg.session and leg.session.hung_up)
+            cause = Cause.PBX_LOST if lost else Cause.NORMAL
+        elif note.startswith("failed:"):
+            cause = _REASONS.get(note.removeprefix("failed:"), Cause.UNKNOWN)
+        elif restarted:
+            cause = Cause.PBX_LOST
+        elif await self._knows_of_all_since(leg.dialed_at_ms):
+            cause = Cause.TRUNK_FAULT
+        elif time.time_ns() // 1_000_000 - self._link_since_ms < SETTLE_MS:
+            asyncio.get_running_loop().call_later(SETTLE_MS / 1000, self._reconcile_now.set)
+            return
+        else:
+            cause = Cause.UNKNOWN
+        log.info("leg.settled", attempt=leg.order.attempt_id, cause=cause.value)
+        leg.deliver(Ended(HangupCause(cause)))
+
+    async def _look_for_restart(self) -> bool:
+        """AMI `CoreStatus`: whether Asterisk has been started anew since the last look.
+
+        Its stamp is local time without a zone, so it is only compared with itself; the moment
+        comes from the uptime that `FullyBooted` brings at a login, and is taken as "just now"
+        where Asterisk was still booting at the login.
+        """
+        reply = await self._ami.action("CoreStatus")
+        stamp = f"{reply.get('CoreStartupDate')} {reply.get('CoreStartupTime')}"
+        if stamp == self._boot_stamp:
+            return False
+        known_before = bool(self._boot_stamp)
+        self._boot_stamp = stamp
+        now_ms = time.time_ns() // 1_000_000
+        self._started_at_ms = now_ms if self._booted_at_ms is None else self._booted_at_ms
+        return known_before
+
+    def _restarted_since(self, moment_ms: int) -> bool:
+        return self._started_at_ms is None or self._started_at_ms > moment_ms
+
+    async def _session(self, channel: AgiChannel) -> None:
+        """Match a FastAGI connection with its leg by id and nonce, then let the conversation run."""
+        leg = self._legs.get(channel.unique_id)
+        nonce = channel.query.get("nonce", "")
+        session = AgiSession(channel)
+        if leg is not None and leg.session is None and hmac.compare_digest(nonce, leg.nonce):
+            leg.session = session
+            leg.answered = True
+            leg.deliver(Answered(session))
+            await session.over()
+            return
+        if nonce or self._on_inbound is None:
+            self.stray_sessions += 1
+            log.warning("session.refused", channel=channel.unique_id, peer=str(channel.peer))
+            return
+        await self._on_inbound(session)
+
+
+def _ours(cause: HangupCause, leg: AsteriskLeg) -> HangupCause:
+    """Tell our own cancel and our own ring timeout from what the callee did."""
+    if leg.hanging_up:
+        return HangupCause(Cause.CANCELED, cause.sip, cause.q850)
+    if cause.cause in (Cause.CANCELED, Cause.UNKNOWN, Cause.NORMAL):
+        named = _REASONS.get(leg.reason or "", Cause.NO_ANSWER if leg.rang else Cause.UNKNOWN)
+        return HangupCause(named, cause.sip, cause.q850)
+    return cause
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdigit() else None
+
+
+def _sip_code(text: str) -> int | None:
+    """`TechCause` holds the SIP code, bare or as the start of a status line."""
+    word = text.removeprefix("SIP").strip().split(" ", 1)[0]
+    return int(word) if word.isdigit() and 100 <= int(word) < 700 else None
+
+
+def _clock_seconds(text: str) -> float:
+    """Turn `hh:mm:ss` into seconds."""
+    parts = [int(part) for part in text.split(":") if part.isdigit()]
+    return float(sum(value * 60**place for place, value in enumerate(reversed(parts))))

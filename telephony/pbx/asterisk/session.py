@@ -1,0 +1,161 @@
+"""A conversation over AGI: the `CallSession` port in terms of AGI commands.
+
+Source of the commands: "Asterisk AGI Commands", docs.asterisk.org. What it never does: put a secret
+into a command's arguments (`agi set debug` and AMI show them), or catch `CallEnded`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from telephony.errors import CallEnded, PbxRejected
+from telephony.model.media import Media
+from telephony.net.fastagi import AgiChannel
+from telephony.pbx.port import Gathered
+from telephony.wire.agi import AgiReply
+
+COMMAND_SECONDS: Final = 5.0
+"""How long a command that does not wait for the far end may take."""
+
+GRACE_SECONDS: Final = 10.0
+"""What a playing or waiting command gets on top of its own length: a loaded PBX starts late."""
+
+ALL_KEYS: Final = "0123456789*#"
+
+DONE_VARIABLE: Final = "TELEPHONY_DONE"
+"""Set to 1 by the last command: without it the dialplan takes the local way out."""
+
+
+class AgiSession:
+    """One channel, from its AGI connection to the end of the conversation."""
+
+    def __init__(self, channel: AgiChannel) -> None:
+        self._channel = channel
+        self._over = asyncio.Event()
+
+    @property
+    def id(self) -> str:
+        """The channel's unique id."""
+        return self._channel.unique_id
+
+    @property
+    def caller(self) -> str:
+        """The caller's number; empty where withheld."""
+        number = self._channel.env.get("agi_callerid", "")
+        return "" if number == "unknown" else number
+
+    @property
+    def called(self) -> str:
+        """The dialled number, or the extension where the PBX knows no other."""
+        number = self._channel.env.get("agi_dnid", "")
+        return self._channel.env.get("agi_extension", "") if number in ("", "unknown") else number
+
+    @property
+    def arguments(self) -> Mapping[str, str]:
+        """What the dialplan handed over in the query of the AGI address."""
+        return self._channel.query
+
+    @property
+    def hung_up(self) -> bool:
+        """Whether the PBX told of a hangup on this connection."""
+        return self._channel.hung_up
+
+    async def over(self) -> None:
+        """Wait until the conversation has been ended by `hangup` or `transfer`."""
+        await self._over.wait()
+
+    def end(self) -> None:
+        """Let the AGI connection go, without a word to the dialplan."""
+        self._over.set()
+
+    async def _command(self, *words: str, seconds: float = COMMAND_SECONDS) -> AgiReply:
+        reply = await self._channel.command(*words, timeout=seconds)
+        if reply.result == "-1":
+            raise CallEnded(hung_up=True)
+        return reply
+
+    async def answer(self) -> None:
+        """AGI `ANSWER`."""
+        await self._command("ANSWER")
+
+    async def play(self, media: Media, *, barge_in: str = "") -> str | None:
+        """AGI `STREAM FILE`; raises `PbxRejected` when the PBX cannot open the file."""
+        reply = await self._command(
+            "STREAM", "FILE", media.name, barge_in, seconds=media.seconds + GRACE_SECONDS
+        )
+        if reply.result == "0" and reply.endpos == 0 and media.seconds > 0.1:
+            raise PbxRejected("the PBX could not open the sound file")
+        return _key(reply)
+
+    async def gather(
+        self,
+        media: Media | None,
+        *,
+        max_digits: int,
+        timeout: float,
+        inter_digit_timeout: float = 2.0,
+        terminator: str = "#",
+    ) -> Gathered:
+        """AGI `STREAM FILE` stopped by any key, then `WAIT FOR DIGIT` for each further one."""
+        digits = ""
+        key = await self.play(media, barge_in=ALL_KEYS) if media else None
+        while True:
+            if key is None:
+                wait = inter_digit_timeout if digits else timeout
+                key = await self._wait_for_digit(wait)
+            if key is None:
+                return Gathered(digits, "timeout")
+            if key in terminator:
+                return Gathered(digits, "terminator")
+            digits += key
+            if len(digits) >= max_digits:
+                return Gathered(digits, "max_digits")
+            key = None
+
+    async def _wait_for_digit(self, seconds: float) -> str | None:
+        reply = await self._command(
+            "WAIT", "FOR", "DIGIT", str(max(1, round(seconds * 1000))), seconds=seconds + GRACE_SECONDS
+        )
+        return _key(reply)
+
+    async def record(
+        self, name: str, *, max_seconds: float, silence_seconds: float = 3.0, terminators: str = "#"
+    ) -> float:
+        """AGI `RECORD FILE` as WAV; the length is what the PBX says it wrote (8,000 samples/s)."""
+        reply = await self._command(
+            "RECORD",
+            "FILE",
+            name,
+            "wav",
+            terminators,
+            str(round(max_seconds * 1000)),
+            f"s={round(silence_seconds)}",
+            seconds=max_seconds + GRACE_SECONDS,
+        )
+        return (reply.endpos or 0) / 8000
+
+    async def transfer(self, extension: str, context: str) -> None:
+        """Set where the dialplan goes on, and end the session there."""
+        await self._command("SET", "CONTEXT", context)
+        await self._command("SET", "EXTENSION", extension)
+        await self._command("SET", "PRIORITY", "1")
+        await self.set_variable(DONE_VARIABLE, "1")
+        self._over.set()
+
+    async def set_variable(self, name: str, value: str) -> None:
+        """AGI `SET VARIABLE`."""
+        await self._command("SET", "VARIABLE", name, value)
+
+    async def hangup(self) -> None:
+        """Say that we are done; the dialplan hangs up as its next step."""
+        try:
+            await self.set_variable(DONE_VARIABLE, "1")
+        finally:
+            self._over.set()
+
+
+def _key(reply: AgiReply) -> str | None:
+    """Return the key of a reply whose result is the key's ASCII number, None for 0."""
+    return None if reply.result == "0" else chr(int(reply.result))

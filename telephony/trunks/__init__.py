@@ -1,0 +1,1 @@
+"""Trunks: which one takes a call, and in which dialect it wants the number."""

@@ -1,0 +1,303 @@
+"""AGI, the Asterisk Gateway Interface, as a pure state machine: bytes in, messages out.
+
+Written against `res/res_agi.c` of Asterisk 20 to 22. The rules:
+
+1. Asterisk speaks first: lines `agi_NAME: value`, then an empty line. A name that comes twice, a line
+   without a colon and a line that is no `agi_` line are refused: any of them is a line break smuggled into
+   a value.
+2. We send one command, one line, and wait for its reply before the next. Asterisk reads commands through a
+   stdio buffer while it polls the socket, so a second line would lie unseen, and a byte that arrives during a
+   playback cuts the playback short.
+3. A reply is `200 result=R`, `200 result=R (value)`, `200 result=R (value) endpos=N`, a line of code 510,
+   511 or 520, or the usage block from `520-…` to `520 …`. `1xx` lines come before a reply and are dropped.
+   A value may hold spaces, parentheses and line breaks (a reply is read on until its parenthesis closes).
+4. `HANGUP` is a line of its own between replies, once or several times. A command that the hangup cut short
+   is answered first (`200 result=-1 …`) and `HANGUP` follows; a command sent after the hangup finds
+   `HANGUP` before its own reply. Commands are answered after it too, those that need a living channel with
+   511.
+5. The end of the stream is not a hangup: it is the PBX, or the way to it, that is gone.
+6. A breach of these rules or of `AgiLimits` by the peer raises `RemoteProtocolError` and is final; what we
+   must not send raises `LocalProtocolError` and changes nothing.
+
+What it never does: touch a socket or a clock, or send CR, LF or NUL inside a command.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+from telephony.errors import LocalProtocolError, RemoteProtocolError
+from telephony.wire.text import LineBuffer, refuse_control
+
+
+@dataclass(frozen=True, slots=True)
+class AgiLimits:
+    """What is accepted and sent at most. Sizes are bytes; a line counts without its line feed.
+
+    `max_command_bytes` counts the line feed: Asterisk before August 2025 reads a command into 2048 bytes, the
+    last of them a NUL, and cuts what is longer in two; later ones into 8192. `max_command_words` is
+    `MAX_ARGS - 1` of `res_agi.c`.
+    """
+
+    max_line_bytes: int = 65536
+    max_environment_lines: int = 256
+    max_environment_bytes: int = 65536
+    max_reply_lines: int = 256
+    max_reply_bytes: int = 131072
+    max_command_bytes: int = 2047
+    max_command_words: int = 127
+
+
+DEFAULT_LIMITS: Final = AgiLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What Asterisk tells at the start. `values` maps e.g. `agi_uniqueid` to its value, in the order sent."""
+
+    values: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class AgiReply:
+    """The answer to one command.
+
+    For code 200, `result` is the text after `result=` up to the first blank (often a number, -1 for an
+    error or a hangup, empty for `GET DATA` without a key), `value` the text in parentheses and `endpos` the
+    position in samples where playing or recording stopped. For any other code `result` is empty and `value`
+    holds the PBX's own words.
+    """
+
+    code: int
+    result: str
+    value: str | None = None
+    endpos: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hangup:
+    """The channel was hung up; the conversation may go on with commands that need no living channel."""
+
+
+AgiEvent: TypeAlias = Environment | AgiReply | Hangup
+
+_HANGUP: Final = Hangup()
+_NEEDS_QUOTES: Final = re.compile(r'[ \t"\\]')
+_ESCAPED: Final = re.compile(r'["\\]')
+_CODE: Final = re.compile(r"([1-9][0-9]{2})([ -])(.*)", re.DOTALL)
+_RESULT: Final = re.compile(r"result=(\S*)(?: +\((.*)\))?(.*)", re.DOTALL)
+_ENDPOS: Final = re.compile(r"\bendpos=(-?[0-9]{1,18})\b")
+
+
+def encode_command(*words: str, limits: AgiLimits = DEFAULT_LIMITS) -> bytes:
+    """Return one command line in UTF-8 with its line feed, as `parse_args` of `res_agi.c` takes it apart.
+
+    Each word reaches Asterisk as it stands, so a command of two words is two arguments (`"STREAM", "FILE"`).
+    A word is quoted where it is empty or holds a blank, a tab, `"` or a backslash; the last two are escaped.
+    Raises `LocalProtocolError` for CR, LF or NUL, for no command at all, and beyond the limits; the message
+    never shows an argument.
+    """
+    if not words or not words[0]:
+        raise LocalProtocolError("an AGI command needs a name")
+    if len(words) > limits.max_command_words:
+        raise LocalProtocolError(f"an AGI command has at most {limits.max_command_words} words")
+    line = " ".join([_quote(word) if not word or _NEEDS_QUOTES.search(word) else word for word in words])
+    refuse_control(line, "an AGI command")
+    try:
+        data = line.encode() + b"\n"
+    except UnicodeEncodeError:
+        raise LocalProtocolError("an AGI command is not encodable as UTF-8") from None
+    if len(data) > limits.max_command_bytes:
+        raise LocalProtocolError(f"an AGI command is longer than {limits.max_command_bytes} bytes")
+    return data
+
+
+def _quote(word: str) -> str:
+    return f'"{_ESCAPED.sub(_backslash, word)}"'
+
+
+def _backslash(match: re.Match[str]) -> str:
+    return f"\\{match.group()}"
+
+
+class _State(Enum):
+    ENVIRONMENT = auto()
+    IDLE = auto()
+    AWAITING = auto()
+    IN_VALUE = auto()
+    IN_USAGE = auto()
+    ENDED = auto()
+    BROKEN = auto()
+
+
+class AgiProtocol:
+    """One AGI conversation, seen from the controller. The rules stand at the head of this file."""
+
+    __slots__ = ("_block", "_block_bytes", "_environment", "_hung_up", "_limits", "_lines", "_state")
+
+    def __init__(self, limits: AgiLimits = DEFAULT_LIMITS) -> None:
+        self._limits = limits
+        self._lines = LineBuffer(limits.max_line_bytes)
+        self._state = _State.ENVIRONMENT
+        self._environment: dict[str, str] = {}
+        # The lines of a reply that runs over several, and their size.
+        self._block: list[str] = []
+        self._block_bytes = 0
+        self._hung_up = False
+
+    @property
+    def hung_up(self) -> bool:
+        """Whether a `HANGUP` line has come."""
+        return self._hung_up
+
+    @property
+    def ended(self) -> bool:
+        """Whether the stream has ended, lawfully or not."""
+        return self._state is _State.ENDED or self._state is _State.BROKEN
+
+    @property
+    def awaiting_reply(self) -> bool:
+        """Whether a command is in flight."""
+        return self._state in (_State.AWAITING, _State.IN_VALUE, _State.IN_USAGE)
+
+    def send_command(self, *words: str) -> bytes:
+        """Return the bytes of a command (see `encode_command`) and wait for its reply from now on.
+
+        Raises `LocalProtocolError` before the environment, while a command is in flight, after the end of the
+        stream, and for what `encode_command` refuses; nothing changes then.
+        """
+        if self._state is not _State.IDLE:
+            raise LocalProtocolError(_REFUSALS.get(self._state, "an AGI command is in flight already"))
+        data = encode_command(*words, limits=self._limits)
+        self._state = _State.AWAITING
+        return data
+
+    def receive(self, data: bytes) -> list[AgiEvent]:
+        """Take bytes in, return what they complete. Raises `RemoteProtocolError`; nothing is taken after it.
+
+        What was complete before the breach is not returned: the conversation is void.
+        """
+        if self.ended:
+            raise RemoteProtocolError("AGI data after the end of the conversation")
+        events: list[AgiEvent] = []
+        try:
+            self._lines.feed(data)
+            while (line := self._lines.next_line()) is not None:
+                event = self._take(line)
+                if event is not None:
+                    events.append(event)
+        except RemoteProtocolError:
+            self._state = _State.BROKEN
+            raise
+        return events
+
+    def receive_eof(self) -> None:
+        """Note the end of the stream. What was left of an unfinished line or reply is dropped."""
+        if self._state is not _State.BROKEN:
+            self._state = _State.ENDED
+
+    def _take(self, raw: bytes) -> AgiEvent | None:
+        # Asterisk passes on what it got from the wire, which need not be UTF-8.
+        line = raw.decode("utf-8", "replace")
+        state = self._state
+        if state is _State.ENVIRONMENT:
+            return self._take_environment(line, len(raw))
+        if state is _State.IN_VALUE or state is _State.IN_USAGE:
+            return self._take_block(line, len(raw))
+        if line == "HANGUP":
+            self._hung_up = True
+            return _HANGUP
+        if state is not _State.AWAITING:
+            raise RemoteProtocolError("an AGI line came that answers no command")
+        return self._take_reply(line, len(raw))
+
+    def _take_environment(self, line: str, size: int) -> Environment | None:
+        environment = self._environment
+        if not line:
+            self._state = _State.IDLE
+            return Environment(MappingProxyType(environment))
+        self._block_bytes += size
+        if (
+            len(environment) >= self._limits.max_environment_lines
+            or self._block_bytes > self._limits.max_environment_bytes
+        ):
+            raise RemoteProtocolError("the AGI environment is too large")
+        name, colon, value = line.partition(":")
+        if not colon or not name.startswith("agi_"):
+            raise RemoteProtocolError("the AGI environment holds a line that is not `agi_NAME: value`")
+        if name in environment:
+            raise RemoteProtocolError("the AGI environment holds a name twice")
+        environment[name] = value.removeprefix(" ")
+        return None
+
+    def _take_reply(self, line: str, size: int) -> AgiReply | None:
+        match = _CODE.fullmatch(line)
+        if match is None:
+            raise RemoteProtocolError("an AGI reply has no code")
+        code, separator, text = int(match[1]), match[2], match[3]
+        if code < 200:
+            return None
+        if separator == "-":
+            self._open_block(_State.IN_USAGE, line, size)
+            return None
+        if code == 200:
+            return self._take_result(line, text, size)
+        self._state = _State.IDLE
+        return AgiReply(code, "", text)
+
+    def _take_result(self, line: str, text: str, size: int) -> AgiReply | None:
+        match = _RESULT.fullmatch(text)
+        if match is None:
+            raise RemoteProtocolError("an AGI reply of code 200 has no result")
+        result, value, rest = match.groups()
+        endpos = None
+        if rest:
+            if value is None and rest.lstrip(" ").startswith("("):
+                self._open_block(_State.IN_VALUE, line, size)
+                return None
+            position = _ENDPOS.search(rest)
+            endpos = int(position[1]) if position else None
+        self._state = _State.IDLE
+        return AgiReply(200, result, value, endpos)
+
+    def _open_block(self, state: _State, line: str, size: int) -> None:
+        self._state = state
+        self._block = [line]
+        self._block_bytes = size
+
+    def _take_block(self, line: str, size: int) -> AgiReply | None:
+        self._block_bytes += size
+        if (
+            len(self._block) >= self._limits.max_reply_lines
+            or self._block_bytes > self._limits.max_reply_bytes
+        ):
+            raise RemoteProtocolError("an AGI reply is too large")
+        self._block.append(line)
+        first = self._block[0]
+        if self._state is _State.IN_VALUE:
+            # The block is joined once, when its parenthesis closes at the end of a line.
+            if not line.endswith(")"):
+                return None
+            text = "\n".join(self._block)[4:]
+        elif not line.startswith(f"{first[:3]} "):
+            return None
+        else:
+            text = "\n".join([first[4:], *self._block[1:-1], line[4:]])
+        usage = self._state is _State.IN_USAGE
+        self._block = []
+        if usage:
+            self._state = _State.IDLE
+            return AgiReply(int(first[:3]), "", text)
+        return self._take_result("", text, 0)
+
+
+_REFUSALS: Final[Mapping[_State, str]] = {
+    _State.ENVIRONMENT: "an AGI command came before the environment was read",
+    _State.ENDED: "the AGI conversation has ended",
+    _State.BROKEN: "the AGI conversation is broken",
+}

@@ -1,0 +1,81 @@
+"""Attempts: each is on disk before it is on the wire.
+
+What it never does: dial, or decide whether another attempt follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from sqlalchemy import and_, bindparam, func, select
+
+from telephony.errors import StaleFence, StoreError
+from telephony.model.call import AttemptPhase
+from telephony.store.records import AttemptRecord
+from telephony.store.repositories.leases import renew
+from telephony.store.session import Rows, Session
+from telephony.store.tables import attempt
+
+_rows: Final = Rows(attempt, AttemptRecord)
+_c: Final = attempt.c
+
+_OF_REQUEST: Final = _rows.select.where(_c.request_id == bindparam("of")).order_by(_c.number)
+_OPEN: Final = _rows.select.where(_c.ended_at.is_(None)).order_by(_c.created_at, _c.id)
+_DIALED: Final = select(func.count()).where(
+    _c.dialed_at.is_not(None), _c.to_number == bindparam("to_number"), _c.dialed_at >= bindparam("since")
+)
+
+
+class Attempts:
+    """The attempt table, inside one transaction."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def add(self, record: AttemptRecord) -> None:
+        """Insert. A second attempt of the same number in one request raises `StoreError`."""
+        if (record.phase is AttemptPhase.ENDED) != (record.ended_at is not None):
+            raise StoreError(f"an attempt that is {record.phase} can't have ended_at {record.ended_at}")
+        await _rows.add(self._session, record)
+
+    async def get(self, attempt_id: str) -> AttemptRecord | None:
+        """The attempt."""
+        return await _rows.get(self._session, attempt_id)
+
+    async def update(self, attempt_id: str, *, fence: int, **columns: Any) -> None:
+        """Change columns by their names in `AttemptRecord`, if the fence is still ours.
+
+        The phase `ended` also sets `ended_at` and clears `lease_until`, where they are not given. Raises
+        `StaleFence`, and then nothing was changed.
+        """
+        if columns.get("phase") == AttemptPhase.ENDED:
+            columns = {"ended_at": self._session.now, "lease_until": None, **columns}
+        await self._guarded(attempt_id, fence, columns)
+
+    async def take_over(self, attempt_id: str, *, fence: int, owner: str, lease_until: int) -> int:
+        """Make an attempt ours that was seen with `fence`, and return its new fence; or `StaleFence`."""
+        await self._guarded(
+            attempt_id, fence, {"owner": owner, "lease_until": lease_until, "fence": fence + 1}
+        )
+        return fence + 1
+
+    async def _guarded(self, attempt_id: str, fence: int, changes: dict[str, Any]) -> None:
+        if not await _rows.update(self._session, and_(_c.id == attempt_id, _c.fence == fence), changes):
+            raise StaleFence(f"attempt {attempt_id} is not ours under fence {fence}")
+
+    async def renew_leases(self, owner: str, ids: Iterable[str], until: int) -> set[str]:
+        """Prolong our leases and return those that are still ours."""
+        return await renew(self._session, attempt, owner, ids, until)
+
+    async def list_for(self, request_id: str) -> list[AttemptRecord]:
+        """The attempts of a request, first to last."""
+        return await _rows.fetch(self._session, _OF_REQUEST, {"of": request_id})
+
+    async def open_attempts(self) -> list[AttemptRecord]:
+        """Every attempt that has not ended, oldest first: as many as there are calls, not as are stored."""
+        return await _rows.fetch(self._session, _OPEN)
+
+    async def count_to_number_since(self, to_number: str, since: int) -> int:
+        """How many attempts to this number were really dialled at or after `since`."""
+        return int(await self._session.value(_DIALED, {"to_number": to_number, "since": since}))

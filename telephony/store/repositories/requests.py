@@ -1,0 +1,225 @@
+"""Requests: what is to be called, whose it is, and when to look at it next.
+
+What it never does: decide which status follows which; that is the state machine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, and_, bindparam, case, func, literal_column, or_, select
+
+from telephony.errors import StaleFence, StoreError
+from telephony.model.call import FINAL_CALL_STATUSES, CallStatus
+from telephony.store.records import Page, RequestRecord
+from telephony.store.repositories.leases import renew
+from telephony.store.session import Rows, Session
+from telephony.store.tables import request
+
+_rows: Final = Rows(request, RequestRecord)
+_c: Final = request.c
+
+# The levels of priority that wait, highest first: each is one step in the index, whatever waits in it.
+_highest = select(func.max(_c.priority)).where(_c.due_at.is_not(None)).scalar_subquery()
+_levels = select(_highest.label("priority")).cte("level", recursive=True)
+_below = select(func.max(_c.priority)).where(_c.due_at.is_not(None), _c.priority < _levels.c.priority)
+_levels = _levels.union_all(
+    select(_below.correlate(_levels).scalar_subquery()).where(_levels.c.priority.is_not(None))
+)
+_LEVELS: Final = select(_levels.c.priority).where(_levels.c.priority.is_not(None))
+
+_DUE_IN_LEVEL: Final = (
+    _rows.select.where(
+        _c.due_at.is_not(None),
+        _c.priority == bindparam("level"),
+        _c.due_at <= bindparam("now"),
+        or_(_c.lease_until.is_(None), _c.lease_until <= bindparam("now")),
+        _c.ended_at.is_(None),
+    )
+    .order_by(_c.due_at)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+_NEXT_DUE: Final = select(func.min(_c.due_at)).where(_c.due_at.is_not(None), _c.lease_until.is_(None))
+_OF_OWNER: Final = _rows.select.where(_c.lease_until.is_not(None), _c.owner == bindparam("of"))
+_EXPIRED: Final = (
+    _rows.select.where(_c.lease_until.is_not(None), _c.lease_until <= bindparam("now"))
+    .order_by(_c.lease_until)
+    .limit(bindparam("most"))
+)
+_OF_FLOW: Final = _rows.select.where(_c.flow_ref.is_not(None), _c.flow_ref == bindparam("ref")).order_by(
+    _c.created_at.desc(), _c.id.desc()
+)
+_ACTIVE: Final = select(func.count()).where(_c.ended_at.is_(None), _c.to_number == bindparam("to_number"))
+
+
+class Requests:
+    """The request table, inside one transaction."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def add(self, record: RequestRecord) -> None:
+        """Insert. A final status without `ended_at`, or the other way round, raises `StoreError`."""
+        if (record.status in FINAL_CALL_STATUSES) != (record.ended_at is not None):
+            raise StoreError(f"a request that is {record.status} can't have ended_at {record.ended_at}")
+        await _rows.add(self._session, record)
+
+    async def get(self, request_id: str) -> RequestRecord | None:
+        """The request, whoever's it is."""
+        return await _rows.get(self._session, request_id)
+
+    async def lock(self, request_id: str) -> RequestRecord | None:
+        """The request, which nobody else changes before this transaction ends."""
+        return await _rows.get(self._session, request_id, lock=True)
+
+    async def get_for_client(self, client: str, request_id: str) -> RequestRecord | None:
+        """The request if it is this client's."""
+        record = await _rows.get(self._session, request_id)
+        return record if record is not None and record.client == client else None
+
+    async def page(
+        self,
+        client: str,
+        *,
+        status: CallStatus | None = None,
+        flow: str | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> Page[RequestRecord]:
+        """The client's requests, newest first; `after` is the cursor of the page before."""
+        conditions: list[ColumnElement[bool]] = [_c.client == client]
+        if status is not None:
+            conditions.append(_c.status == status)
+        if flow is not None:
+            conditions.append(_c.flow == flow)
+        return await _rows.page(self._session, *conditions, after=after, limit=limit)
+
+    async def of_flow(self, flow_ref: str) -> list[RequestRecord]:
+        """The requests made for one verification or the like, newest first."""
+        return await _rows.fetch(self._session, _OF_FLOW, {"ref": flow_ref})
+
+    async def claim_due(self, owner: str, now: int, limit: int, lease_ms: int) -> list[RequestRecord]:
+        """Take what is due at `now` and nobody's: highest priority first, then earliest `due_at`.
+
+        Each gets the next fence, a lease until `now + lease_ms`, and no `due_at`: it is in its owner's
+        memory from here on. Two who claim at once get disjoint rows.
+        """
+        due: list[RequestRecord] = []
+        for level in (await self._session.run(_LEVELS)).scalars().all():
+            parameters = {"level": level, "now": now, "most": limit - len(due)}
+            due += await _rows.fetch(self._session, _DUE_IN_LEVEL, parameters)
+            if len(due) >= limit:
+                break
+        if not due:
+            return []
+        lease_until = now + lease_ms
+        await _rows.update(
+            self._session,
+            _c.id.in_([record.id for record in due]),
+            {
+                "owner": owner,
+                "fence": _c.fence + 1,
+                "lease_until": lease_until,
+                "due_at": None,
+                "updated_at": now,
+            },
+        )
+        return [
+            replace(
+                record,
+                owner=owner,
+                fence=record.fence + 1,
+                lease_until=lease_until,
+                due_at=None,
+                updated_at=now,
+            )
+            for record in due
+        ]
+
+    async def take_over(self, request_id: str, *, fence: int, owner: str, lease_until: int) -> int:
+        """Make a request ours that was seen with `fence`, and return its new fence.
+
+        Raises `StaleFence` when somebody was quicker. From then on the former owner's updates fail.
+        """
+        await self._guarded(
+            request_id,
+            fence,
+            {"owner": owner, "fence": fence + 1, "lease_until": lease_until, "due_at": None},
+        )
+        return fence + 1
+
+    async def next_due_at(self) -> int | None:
+        """When the earliest unclaimed request is due (perhaps already); None when none waits."""
+        value: int | None = await self._session.value(_NEXT_DUE)
+        return value
+
+    async def update(self, request_id: str, *, fence: int, **columns: Any) -> None:
+        """Change columns by their names in `RequestRecord`, if the fence is still ours.
+
+        `updated_at` is set by itself. A final status also sets `ended_at`, and clears `due_at` and
+        `lease_until`, where they are not given. Raises `StaleFence`, and then nothing was changed.
+        """
+        if columns.get("status") in FINAL_CALL_STATUSES:
+            columns = {"ended_at": self._session.now, "due_at": None, "lease_until": None, **columns}
+        await self._guarded(request_id, fence, columns)
+
+    async def _guarded(self, request_id: str, fence: int, columns: dict[str, Any]) -> None:
+        changes = {"updated_at": self._session.now, **columns}
+        if not await _rows.update(self._session, and_(_c.id == request_id, _c.fence == fence), changes):
+            raise StaleFence(f"request {request_id} is not ours under fence {fence}")
+
+    async def ask_cancel(self, request_id: str, now: int) -> bool:
+        """Note that it shall be canceled, whoever owns it; False when it is final or was asked before.
+
+        A request that nobody owns becomes due at once; an owner sees the note in the row.
+        """
+        changes = {
+            "cancel_requested_at": now,
+            "due_at": case((_c.lease_until.is_(None), now), else_=_c.due_at),
+            "updated_at": now,
+        }
+        condition = and_(_c.id == request_id, _c.ended_at.is_(None), _c.cancel_requested_at.is_(None))
+        return await _rows.update(self._session, condition, changes) == 1
+
+    async def renew_leases(self, owner: str, ids: Iterable[str], until: int) -> set[str]:
+        """Prolong our leases and return those that are still ours; the others were taken over or ended."""
+        return await renew(self._session, request, owner, ids, until)
+
+    async def open_of_owner(self, owner: str) -> list[RequestRecord]:
+        """What this owner holds: after a restart, what its former life left open."""
+        return await _rows.fetch(self._session, _OF_OWNER, {"of": owner})
+
+    async def expired_leases(self, now: int, limit: int = 100) -> list[RequestRecord]:
+        """Requests whose owner stopped renewing, longest ago first; `take_over` decides who settles them."""
+        return await _rows.fetch(self._session, _EXPIRED, {"now": now, "most": limit})
+
+    async def count_active_for_number(self, to_number: str) -> int:
+        """How many requests to this number are not final."""
+        return int(await self._session.value(_ACTIVE, {"to_number": to_number}))
+
+    async def count_since(
+        self,
+        since: int,
+        *,
+        to_number: str | None = None,
+        client: str | None = None,
+        prefix: str | None = None,
+        most: int = 10_000,
+    ) -> int:
+        """How many requests were made at or after `since`, to this number, by this client, under this prefix.
+
+        What is given narrows the count; `prefix` starts with `+`. Counting stops at `most`.
+        """
+        conditions: list[ColumnElement[bool]] = [_c.created_at >= since]
+        if to_number is not None:
+            conditions.append(_c.to_number == to_number)
+        if client is not None:
+            conditions.append(_c.client == client)
+        if prefix is not None:
+            # ":" follows "9": the range holds every number that starts with the prefix.
+            conditions += [_c.to_number >= prefix, _c.to_number < prefix + ":"]
+        counted = select(literal_column("1")).select_from(request).where(*conditions).limit(most).subquery()
+        return int(await self._session.value(select(func.count()).select_from(counted)))

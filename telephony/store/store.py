@@ -1,0 +1,84 @@
+"""The store: opened once by the app, handed to whoever keeps something.
+
+What it never does: keep anything in memory; what is not committed is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from sqlalchemy import ColumnElement, select
+
+from telephony.store.engines import Engine, open_engine
+from telephony.store.migrate import migrate
+from telephony.store.session import Session
+from telephony.store.unit import UnitOfWork
+
+
+class Store:
+    """One database, on SQLite or PostgreSQL.
+
+    `owner` is the name under which this process holds its leases.
+    """
+
+    def __init__(self, engine: Engine, owner: str, clock: Callable[[], int] | None) -> None:
+        self.owner = owner
+        self.engine = engine
+        self._now: Callable[[], int | ColumnElement[int]] = clock or engine.now
+
+    @classmethod
+    async def open(
+        cls, url: str, *, owner: str, deadline: float = 5.0, clock: Callable[[], int] | None = None
+    ) -> Store:
+        """Connect to `sqlite:////path/file.db` or `postgresql://…`, and migrate.
+
+        `deadline` in seconds bounds every wait: for a turn to write, for a lock, for an answer. `clock`
+        gives milliseconds since the epoch in place of the engine's clock. Raises `ConfigError` for a URL of
+        no use or a database that is newer than this code, `StoreUnavailable` when it can't be reached.
+        """
+        engine = open_engine(url, deadline=deadline)
+        try:
+            await migrate(engine)
+        except BaseException:
+            await engine.close()
+            raise
+        return cls(engine, owner, clock)
+
+    async def close(self) -> None:
+        """Finish the transaction at work, and close every connection."""
+        await self.engine.close()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[UnitOfWork]:
+        """Write: committed at the normal end of the block, rolled back when an exception leaves it.
+
+        Raises `StoreUnavailable` when nothing could be written, `Overloaded` when too many wait. Must not be
+        nested. Only where the connection to PostgreSQL breaks during the commit itself can
+        `StoreUnavailable` mean that it is not known; the rows, if they are there, are found like those
+        of a crashed owner.
+        """
+        async with self.engine.writing() as connection:
+            session = Session(connection, self._now)
+            yield UnitOfWork(session)
+            # PostgreSQL would answer the commit of a failed transaction with a silent rollback.
+            if session.failure is not None:
+                raise session.failure
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[UnitOfWork]:
+        """Read only; a write inside it raises a `StoreError`. Never waits for a writer."""
+        async with self.engine.reading() as connection:
+            yield UnitOfWork(Session(connection, self._now))
+
+    async def now_ms(self) -> int:
+        """This moment in milliseconds since the epoch: by the database's clock where several share it."""
+        moment = self._now()
+        if isinstance(moment, int):
+            return moment
+        async with self.engine.reading() as connection:
+            return int(await Session(connection, self._now).value(select(moment)))
+
+    async def ping(self) -> None:
+        """Raise `StoreUnavailable` unless the database is there and answers."""
+        await self.engine.ping()

@@ -1,0 +1,36 @@
+"""The unit of work: one transaction, with a repository for each table.
+
+What it never does: begin or end the transaction; `Store` does.
+"""
+
+from __future__ import annotations
+
+from telephony.store.repositories.attempts import Attempts
+from telephony.store.repositories.idempotency import Idempotency
+from telephony.store.repositories.notes import Events, Outbox
+from telephony.store.repositories.requests import Requests
+from telephony.store.repositories.verifications import CheckFailures, Verifications
+from telephony.store.session import Session
+
+
+class UnitOfWork:
+    """Everything read or written through it belongs to the same transaction; it is of no use after it."""
+
+    __slots__ = (
+        "attempts",
+        "check_failures",
+        "events",
+        "idempotency",
+        "outbox",
+        "requests",
+        "verifications",
+    )
+
+    def __init__(self, session: Session) -> None:
+        self.requests = Requests(session)
+        self.attempts = Attempts(session)
+        self.verifications = Verifications(session)
+        self.check_failures = CheckFailures(session)
+        self.idempotency = Idempotency(session)
+        self.events = Events(session)
+        self.outbox = Outbox(session)

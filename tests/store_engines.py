@@ -1,0 +1,143 @@
+"""Databases for tests: a file for SQLite, a private server for PostgreSQL.
+
+It never touches a PostgreSQL that runs on the machine: the server it starts has its own folder, a free
+port on loopback and no Unix socket, and ends with the test session.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+
+_SETTINGS = ("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=on")
+
+
+class PostgresMissing(Exception):
+    """There is no PostgreSQL to start; the message says why."""
+
+
+class PostgresServer:
+    """A server of our own, with `fsync` on, in a folder of our own."""
+
+    def __init__(self, binaries: Path, folder: Path, port: int, process: subprocess.Popen[bytes]) -> None:
+        self._binaries = binaries
+        self._folder = folder
+        self._port = port
+        self._process = process
+
+    @classmethod
+    def start(cls) -> PostgresServer:
+        """Start one; raises `PostgresMissing` with the reason where that can't be done."""
+        binaries = _binaries()
+        account = _account()
+        folder = Path(tempfile.mkdtemp(prefix="telephony-pg-"))
+        if account:
+            os.chown(folder, account["user"], account["group"])
+        made = subprocess.run(
+            [
+                binaries / "initdb",
+                "-D",
+                folder / "data",
+                "-A",
+                "trust",
+                "-U",
+                "postgres",
+                "-E",
+                "UTF8",
+                "--no-sync",
+            ],
+            capture_output=True,
+            **account,
+            cwd=folder,
+            check=False,
+        )
+        if made.returncode != 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise PostgresMissing(f"initdb failed: {made.stderr.decode(errors='replace')[-200:]}")
+        port = _free_port()
+        process = subprocess.Popen(
+            [str(binaries / "postgres"), "-D", str(folder / "data"), "-p", str(port), *_SETTINGS],
+            stdout=subprocess.DEVNULL,
+            stderr=(folder / "log").open("wb"),
+            **account,
+            cwd=folder,
+        )
+        server = cls(binaries, folder, port, process)
+        deadline = time.monotonic() + 20
+        while not server._ready():
+            if process.poll() is not None or time.monotonic() > deadline:
+                log = (folder / "log").read_text(errors="replace")[-400:]
+                server.stop()
+                raise PostgresMissing(f"the server did not come up: {log}")
+            time.sleep(0.05)
+        return server
+
+    def _ready(self) -> bool:
+        answer = subprocess.run(
+            [self._binaries / "pg_isready", "-h", "127.0.0.1", "-p", str(self._port)],
+            capture_output=True,
+            check=False,
+        )
+        return answer.returncode == 0
+
+    def new_database(self) -> str:
+        """Make an empty database and return its URL."""
+        name = f"t{uuid.uuid4().hex}"
+        self.sql(f"CREATE DATABASE {name}")
+        return f"postgresql://postgres@127.0.0.1:{self._port}/{name}"
+
+    def sql(self, statement: str, database: str = "postgres") -> str:
+        """Run a statement as the server's administrator; return what it printed."""
+        command = [str(self._binaries / "psql"), "-h", "127.0.0.1", "-p", str(self._port), "-U", "postgres"]
+        done: subprocess.CompletedProcess[str] = subprocess.run(
+            [*command, "-XAtq", "-d", database, "-c", statement], capture_output=True, check=True, text=True
+        )
+        return done.stdout.strip()
+
+    def stop(self) -> None:
+        """End the server at once and remove its folder."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(10)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _binaries() -> Path:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[4]))
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("postgres")
+    if on_path is None:
+        raise PostgresMissing("no PostgreSQL server is installed (apt install postgresql)")
+    return Path(on_path).resolve().parent
+
+
+def _account() -> dict[str, Any]:
+    """As whom to run: PostgreSQL refuses to run as root."""
+    if os.geteuid() != 0:
+        return {}
+    try:
+        account = pwd.getpwnam("postgres")
+    except KeyError as error:
+        raise PostgresMissing("there is no user postgres to run the server as") from error
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

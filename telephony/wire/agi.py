@@ -10,7 +10,8 @@ Written against `res/res_agi.c` of Asterisk 20 to 22. The rules:
    playback cuts the playback short.
 3. A reply is `200 result=R`, `200 result=R (value)`, `200 result=R (value) endpos=N`, a line of code 510,
    511 or 520, or the usage block from `520-…` to `520 …`. `1xx` lines come before a reply and are dropped.
-   A value may hold spaces, parentheses and line breaks (a reply is read on until its parenthesis closes).
+   A value may hold spaces, parentheses and line breaks: a reply whose parenthesis is open goes on to the
+   first line that ends in `)`, so a value with `)` before a line break cannot be told and is a breach.
 4. `HANGUP` is a line of its own between replies, once or several times. A command that the hangup cut short
    is answered first (`200 result=-1 …`) and `HANGUP` follows; a command sent after the hangup finds
    `HANGUP` before its own reply. Commands are answered after it too, those that need a living channel with

@@ -86,6 +86,14 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """The fate of an attempt; `cause` is the best that is known of why it ended."""
+
+    fate: Fate
+    cause: Cause | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LiveChannel:
     """A channel that stands in the PBX now. `seconds` is how long it has stood."""
 
@@ -234,13 +242,22 @@ class Pbx(Protocol):
         """
         ...
 
+    def adopt(self, order: DialOrder, *, dialed_at_ms: int) -> AbstractAsyncContextManager[Leg]:
+        """Take over a leg that an earlier life of the controller ordered; nothing is sent.
+
+        Its events go on from where it stands; the session of a leg that is answered later is ours.
+        Leaving the block does not hang it up. Asterisk and FreeSWITCH: by the channel's id.
+        """
+        ...
+
     async def channels(self) -> tuple[LiveChannel, ...]:
         """Every channel that stands now. Asterisk: `CoreShowChannels`. FreeSWITCH: `show channels`."""
         ...
 
-    async def fate(self, attempt_id: str, dialed_at_ms: int) -> Fate:
+    async def fate(self, attempt_id: str, dialed_at_ms: int) -> Trace:
         """What became of an attempt, as the PBX knows it.
 
+        Raises `PbxUnavailable` or `PbxTimeout` where it could not be asked.
         Asterisk: live channels, then the dialplan's note by `DBGet`, then `CoreStatus`.
         FreeSWITCH: live channels, then the note its hangup hook left in `db`.
         """

@@ -27,6 +27,13 @@ class Router:
     def __init__(self, trunks: Sequence[Trunk]) -> None:
         self._trunks = tuple(trunks)
 
+    def trunk(self, name: str) -> Trunk:
+        """Return a trunk by name; raises `DestinationNotAllowed` where it is no longer configured."""
+        for trunk in self._trunks:
+            if trunk.name == name:
+                return trunk
+        raise DestinationNotAllowed(f"trunk {name} is not configured")
+
     def choose(self, number: PhoneNumber) -> Route:
         """Return the trunk for a number; raises `DestinationNotAllowed` where none serves it."""
         best: Route | None = None

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
@@ -38,6 +37,7 @@ from telephony.pbx.port import (
     LinkLost,
     LiveChannel,
     Ringing,
+    Trace,
 )
 from telephony.wire.ami import Message
 
@@ -75,10 +75,12 @@ class AsteriskConfig:
     """Where Asterisk is, and where its dialplan finds us.
 
     `agi_host` and `agi_port` are what our FastAGI server listens on (port 0 takes a free one);
-    `drain_seconds` bounds how long `stop` waits for running conversations.
+    `drain_seconds` bounds how long `stop` waits for running conversations. `nonce_key` makes the
+    nonces: the next life of the controller knows them again, nobody else can.
     """
 
     ami: AmiConfig
+    nonce_key: bytes = field(repr=False)
     agi_host: str = "127.0.0.1"
     agi_port: int = 4573
     allowed_peers: Collection[str] = ("127.0.0.0/8", "::1/128")
@@ -201,19 +203,38 @@ class AsteriskPbx:
             raise PbxRejected("an attempt is dialled once")
         if not self._ami.connected:
             raise PbxUnavailable("not connected to Asterisk", sent=False)
-        now_ms = time.time_ns() // 1_000_000
-        leg = AsteriskLeg(order, self, secrets.token_urlsafe(18), now_ms)
-        self._legs[order.attempt_id] = leg
+        leg = self._new_leg(order, time.time_ns() // 1_000_000)
         try:
             await self._originate(leg)
             yield leg
         finally:
             if not leg.ended:
                 await leg.hangup()
-            self._legs.pop(order.attempt_id, None)
-            self._by_action.pop(leg.action_id, None)
-            if leg.session:
-                leg.session.end()
+            self._drop_leg(leg)
+
+    @asynccontextmanager
+    async def adopt(self, order: DialOrder, *, dialed_at_ms: int) -> AsyncIterator[AsteriskLeg]:
+        """Watch a channel of an earlier life; the next look at the live channels tells its state."""
+        if order.attempt_id in self._legs:
+            raise PbxRejected("the attempt is already watched")
+        leg = self._new_leg(order, dialed_at_ms)
+        self._reconcile_now.set()
+        try:
+            yield leg
+        finally:
+            self._drop_leg(leg)
+
+    def _new_leg(self, order: DialOrder, dialed_at_ms: int) -> AsteriskLeg:
+        nonce = hmac.digest(self._config.nonce_key, order.attempt_id.encode(), "sha256").hex()[:32]
+        leg = AsteriskLeg(order, self, nonce, dialed_at_ms)
+        self._legs[order.attempt_id] = leg
+        return leg
+
+    def _drop_leg(self, leg: AsteriskLeg) -> None:
+        self._legs.pop(leg.order.attempt_id, None)
+        self._by_action.pop(leg.action_id, None)
+        if leg.session:
+            leg.session.end()
 
     async def _originate(self, leg: AsteriskLeg) -> None:
         order = leg.order
@@ -269,18 +290,21 @@ class AsteriskPbx:
             if event.name == "CoreShowChannel"
         )
 
-    async def fate(self, attempt_id: str, dialed_at_ms: int) -> Fate:
+    async def fate(self, attempt_id: str, dialed_at_ms: int) -> Trace:
         """Ask the live channels, the dialplan's note, and how long Asterisk has been up."""
         if any(channel.id == attempt_id for channel in await self.channels()):
-            return Fate.LIVE
+            return Trace(Fate.LIVE)
         note = await self._note(attempt_id, dialed_at_ms)
         if note == "answered":
-            return Fate.ANSWERED
-        if note.startswith("failed"):
-            return Fate.NOT_ANSWERED
-        if await self._knows_of_all_since(dialed_at_ms):
-            return Fate.NEVER_RANG
-        return Fate.UNKNOWN
+            return Trace(Fate.ANSWERED, Cause.NORMAL)
+        if note.startswith("failed:"):
+            return Trace(Fate.NOT_ANSWERED, _cause_of_note(note))
+        await self._settled()
+        if any(channel.id == attempt_id for channel in await self.channels()):
+            return Trace(Fate.LIVE)
+        if not self._restarted_since(dialed_at_ms - UPTIME_ERROR_MS):
+            return Trace(Fate.NEVER_RANG)
+        return Trace(Fate.UNKNOWN, Cause.PBX_LOST)
 
     async def hangup(self, channel_id: str, cause: Cause = Cause.NORMAL) -> None:
         """AMI `Hangup` by unique id; a channel that is gone is no error."""
@@ -299,14 +323,18 @@ class AsteriskPbx:
             return ""
         return next((event.get("Val") for event in reply.events if event.get("Val")), "")
 
-    async def _knows_of_all_since(self, moment_ms: int) -> bool:
-        """Whether Asterisk has been up since before `moment_ms` and nothing can still be unread."""
-        now_ms = time.time_ns() // 1_000_000
-        return (
-            not self._restarted_since(moment_ms - UPTIME_ERROR_MS)
-            and self._link_since_ms > 0
-            and now_ms - self._link_since_ms >= SETTLE_MS
-        )
+    def _link_age_ms(self) -> int:
+        return time.time_ns() // 1_000_000 - self._link_since_ms
+
+    async def _settled(self) -> None:
+        """Wait until this link is old enough that nothing sent before it can still be unread.
+
+        The look for a restart belongs to it: what it finds is as fresh as the answer it allows.
+        """
+        rest = SETTLE_MS - self._link_age_ms()
+        if rest > 0:
+            await asyncio.sleep(rest / 1000)
+        await self._look_for_restart()
 
     async def _read_events(self) -> None:
         while True:
@@ -424,16 +452,14 @@ class AsteriskPbx:
             lost = restarted and not (leg.session and leg.session.hung_up)
             cause = Cause.PBX_LOST if lost else Cause.NORMAL
         elif note.startswith("failed:"):
-            cause = _REASONS.get(note.removeprefix("failed:"), Cause.UNKNOWN)
+            cause = _cause_of_note(note)
         elif restarted:
             cause = Cause.PBX_LOST
-        elif await self._knows_of_all_since(leg.dialed_at_ms):
-            cause = Cause.TRUNK_FAULT
-        elif time.time_ns() // 1_000_000 - self._link_since_ms < SETTLE_MS:
+        elif self._link_age_ms() < SETTLE_MS:
             asyncio.get_running_loop().call_later(SETTLE_MS / 1000, self._reconcile_now.set)
             return
         else:
-            cause = Cause.UNKNOWN
+            cause = Cause.TRUNK_FAULT
         log.info("leg.settled", attempt=leg.order.attempt_id, cause=cause.value)
         leg.deliver(Ended(HangupCause(cause)))
 
@@ -473,6 +499,11 @@ class AsteriskPbx:
             log.warning("session.refused", channel=channel.unique_id, peer=str(channel.peer))
             return
         await self._on_inbound(session)
+
+
+def _cause_of_note(note: str) -> Cause:
+    """The dialplan notes `failed:REASON`, with the reasons of `OriginateResponse`."""
+    return _REASONS.get(note.removeprefix("failed:"), Cause.UNKNOWN)
 
 
 def _ours(cause: HangupCause, leg: AsteriskLeg) -> HangupCause:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from telephony.errors import CallEnded, PbxRejected
+from telephony.errors import PbxRejected
 from telephony.model.media import Media
 from telephony.net.fastagi import AgiChannel
 from telephony.pbx.port import Gathered
@@ -71,9 +71,11 @@ class AgiSession:
         self._over.set()
 
     async def _command(self, *words: str, seconds: float = COMMAND_SECONDS) -> AgiReply:
+        """Send one command; -1 is a hangup when the next command finds the channel gone, else a "no"."""
         reply = await self._channel.command(*words, timeout=seconds)
         if reply.result == "-1":
-            raise CallEnded(hung_up=True)
+            await self._channel.command("NOOP", timeout=COMMAND_SECONDS)
+            raise PbxRejected(f"Asterisk could not carry out {words[0]}")
         return reply
 
     async def answer(self) -> None:
@@ -81,12 +83,10 @@ class AgiSession:
         await self._command("ANSWER")
 
     async def play(self, media: Media, *, barge_in: str = "") -> str | None:
-        """AGI `STREAM FILE`; raises `PbxRejected` when the PBX cannot open the file."""
+        """AGI `STREAM FILE`; raises `PbxRejected` when Asterisk cannot open the file."""
         reply = await self._command(
             "STREAM", "FILE", media.name, barge_in, seconds=media.seconds + GRACE_SECONDS
         )
-        if reply.result == "0" and reply.endpos == 0 and media.seconds > 0.1:
-            raise PbxRejected("the PBX could not open the sound file")
         return _key(reply)
 
     async def gather(

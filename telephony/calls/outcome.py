@@ -1,0 +1,42 @@
+"""From a hangup cause to the status an app sees: one table, pure.
+
+What it never does: retry; it only names.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from telephony.calls.flow import Outcome
+from telephony.model.call import CallStatus
+from telephony.model.hangup import Cause
+
+_STATUS: Final = {
+    Cause.NORMAL: CallStatus.FAILED,
+    Cause.BUSY: CallStatus.BUSY,
+    Cause.NO_ANSWER: CallStatus.NO_ANSWER,
+    Cause.DECLINED: CallStatus.REJECTED,
+    Cause.BLOCKED: CallStatus.REJECTED,
+    Cause.UNALLOCATED: CallStatus.INVALID_NUMBER,
+    Cause.INVALID_NUMBER: CallStatus.INVALID_NUMBER,
+    Cause.UNREACHABLE: CallStatus.UNREACHABLE,
+    Cause.CONGESTION: CallStatus.FAILED,
+    Cause.TRUNK_REFUSED: CallStatus.FAILED,
+    Cause.TRUNK_FAULT: CallStatus.FAILED,
+    Cause.CANCELED: CallStatus.CANCELED,
+    Cause.PBX_LOST: CallStatus.FAILED,
+    Cause.UNKNOWN: CallStatus.UNKNOWN,
+}
+"""What a leg that never had its conversation means. `NORMAL` there: answered, but the PBX could not
+reach our FastAGI server."""
+
+
+def unanswered(cause: Cause) -> Outcome:
+    """The outcome of a leg that ended before any conversation."""
+    reason = "no_session" if cause is Cause.NORMAL else cause.value
+    return Outcome(_STATUS[cause], reason)
+
+
+def interrupted(cause: Cause) -> Outcome:
+    """The outcome of a conversation that neither side ended: the PBX or the controller went away."""
+    return Outcome(CallStatus.FAILED, "pbx_lost" if cause is Cause.PBX_LOST else "interrupted")

@@ -365,7 +365,6 @@ class FastAgiServer:
         server, self._server = self._server, None
         if server is None:
             return
-        self._port = int(server.sockets[0].getsockname()[1]) if self._port and server.sockets else self._port
         self._stopping = True
         server.close()
         for connection in tuple(self._connections):

@@ -317,7 +317,7 @@ def test_any_value_on_one_line_comes_back(value: str) -> None:
 
 
 def test_a_long_line_costs_linear_work() -> None:
-    """A line that comes in crumbs is not searched anew each time: ten times the bytes, about ten times the work."""
+    """A line that comes in crumbs is not searched anew: ten times the bytes, about ten times the work."""
 
     def cost(size: int) -> float:
         protocol = conversing(AgiLimits(max_line_bytes=10_000_000))

@@ -18,7 +18,6 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-
 _SETTINGS = ("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=on")
 
 

@@ -28,7 +28,11 @@ _DIALED: Final = select(func.count()).where(
 
 
 class Attempts:
-    """The attempt table, inside one transaction."""
+    """The attempt table, inside one transaction.
+
+    An open attempt follows its request: who takes over the request takes over the attempt, under the
+    same new fence.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -51,17 +55,7 @@ class Attempts:
         """
         if columns.get("phase") == AttemptPhase.ENDED:
             columns = {"ended_at": self._session.now, "lease_until": None, **columns}
-        await self._guarded(attempt_id, fence, columns)
-
-    async def take_over(self, attempt_id: str, *, fence: int, owner: str, lease_until: int) -> int:
-        """Make an attempt ours that was seen with `fence`, and return its new fence; or `StaleFence`."""
-        await self._guarded(
-            attempt_id, fence, {"owner": owner, "lease_until": lease_until, "fence": fence + 1}
-        )
-        return fence + 1
-
-    async def _guarded(self, attempt_id: str, fence: int, changes: dict[str, Any]) -> None:
-        if not await _rows.update(self._session, and_(_c.id == attempt_id, _c.fence == fence), changes):
+        if not await _rows.update(self._session, and_(_c.id == attempt_id, _c.fence == fence), columns):
             raise StaleFence(f"attempt {attempt_id} is not ours under fence {fence}")
 
     async def renew_leases(self, owner: str, ids: Iterable[str], until: int) -> set[str]:

@@ -73,9 +73,9 @@ class Idempotency:
         self,
         client: str,
         key: str,
-        *,
         status: int,
         body: str,
+        *,
         content_type: str = "application/json",
         resource: str | None = None,
     ) -> None:

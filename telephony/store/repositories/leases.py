@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from sqlalchemy import Table
@@ -13,18 +13,20 @@ _BATCH: Final = 500
 """How many identifiers go into one statement; both engines bound its parameters."""
 
 
+def batches(ids: Iterable[str]) -> Iterator[Sequence[str]]:
+    """The identifiers in portions that fit into one statement."""
+    rest = list(ids)
+    for start in range(0, len(rest), _BATCH):
+        yield rest[start : start + _BATCH]
+
+
 async def renew(session: Session, table: Table, owner: str, ids: Iterable[str], until: int) -> set[str]:
     """Set `lease_until` on the rows of `ids` that `owner` still holds, and return their identifiers."""
-    wanted = list(ids)
     held: set[str] = set()
-    for start in range(0, len(wanted), _BATCH):
+    for batch in batches(ids):
         statement = (
             table.update()
-            .where(
-                table.c.id.in_(wanted[start : start + _BATCH]),
-                table.c.owner == owner,
-                table.c.lease_until.is_not(None),
-            )
+            .where(table.c.id.in_(batch), table.c.owner == owner, table.c.lease_until.is_not(None))
             .values(lease_until=until)
             .returning(table.c.id)
         )

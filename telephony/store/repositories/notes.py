@@ -5,6 +5,7 @@ What it never does: send anything, or decide by what it holds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -35,7 +36,7 @@ class Events:
         """Note why something was decided."""
         await _events.add(self._session, *records)
 
-    async def list_for(self, request_id: str, limit: int = 1_000) -> list[EventRecord]:
+    async def list_for(self, request_id: str, limit: int = 1_000) -> Sequence[EventRecord]:
         """The events of a request, first to last."""
         return await _events.fetch(self._session, _OF_REQUEST, {"of": request_id, "most": limit})
 
@@ -57,7 +58,7 @@ class Outbox:
         await _outbox.add(self._session, numbered)
         return numbered
 
-    async def page(
+    async def list(
         self, client: str, *, resource: str | None = None, after: str | None = None, limit: int = 50
     ) -> Page[OutboxRecord]:
         """The client's webhooks, newest first; `after` is the cursor of the page before."""

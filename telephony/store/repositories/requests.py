@@ -5,7 +5,7 @@ What it never does: decide which status follows which; that is the state machine
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -14,9 +14,9 @@ from sqlalchemy import ColumnElement, and_, bindparam, case, func, literal_colum
 from telephony.errors import StaleFence, StoreError
 from telephony.model.call import FINAL_CALL_STATUSES, CallStatus
 from telephony.store.records import Page, RequestRecord
-from telephony.store.repositories.leases import renew
+from telephony.store.repositories.leases import batches, renew
 from telephony.store.session import Rows, Session
-from telephony.store.tables import request
+from telephony.store.tables import attempt, request
 
 _rows: Final = Rows(request, RequestRecord)
 _c: Final = request.c
@@ -49,6 +49,26 @@ _EXPIRED: Final = (
     .order_by(_c.lease_until)
     .limit(bindparam("most"))
 )
+_ABANDONED: Final = (
+    _rows.select.where(
+        _c.lease_until.is_not(None), _c.lease_until <= bindparam("now"), _c.owner != bindparam("of")
+    )
+    .order_by(_c.lease_until)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+_ABANDONED_OR_OWN: Final = (
+    _rows.select.where(
+        _c.lease_until.is_not(None),
+        or_(_c.lease_until <= bindparam("now"), _c.owner == bindparam("of")),
+    )
+    .order_by(_c.lease_until)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+_FENCE_OF_REQUEST: Final = (
+    select(_c.fence).where(_c.id == attempt.c.request_id).correlate(attempt).scalar_subquery()
+)
 _OF_FLOW: Final = _rows.select.where(_c.flow_ref.is_not(None), _c.flow_ref == bindparam("ref")).order_by(
     _c.created_at.desc(), _c.id.desc()
 )
@@ -80,7 +100,7 @@ class Requests:
         record = await _rows.get(self._session, request_id)
         return record if record is not None and record.client == client else None
 
-    async def page(
+    async def list(
         self,
         client: str,
         *,
@@ -97,11 +117,11 @@ class Requests:
             conditions.append(_c.flow == flow)
         return await _rows.page(self._session, *conditions, after=after, limit=limit)
 
-    async def of_flow(self, flow_ref: str) -> list[RequestRecord]:
+    async def of_flow(self, flow_ref: str) -> Sequence[RequestRecord]:
         """The requests made for one verification or the like, newest first."""
         return await _rows.fetch(self._session, _OF_FLOW, {"ref": flow_ref})
 
-    async def claim_due(self, owner: str, now: int, limit: int, lease_ms: int) -> list[RequestRecord]:
+    async def claim_due(self, owner: str, now: int, limit: int, lease_ms: int) -> Sequence[RequestRecord]:
         """Take what is due at `now` and nobody's: highest priority first, then earliest `due_at`.
 
         Each gets the next fence, a lease until `now + lease_ms`, and no `due_at`: it is in its owner's
@@ -113,20 +133,44 @@ class Requests:
             due += await _rows.fetch(self._session, _DUE_IN_LEVEL, parameters)
             if len(due) >= limit:
                 break
-        if not due:
-            return []
-        lease_until = now + lease_ms
-        await _rows.update(
-            self._session,
-            _c.id.in_([record.id for record in due]),
-            {
-                "owner": owner,
-                "fence": _c.fence + 1,
-                "lease_until": lease_until,
-                "due_at": None,
-                "updated_at": now,
-            },
+        return await self._hand(due, owner, now, now + lease_ms)
+
+    async def take_over(
+        self, owner: str, now: int, lease_ms: int, *, own: bool = True, limit: int = 1_000
+    ) -> Sequence[RequestRecord]:
+        """Take the requests whose owner stopped renewing, with their open attempts; longest ago first.
+
+        With `own` (a start) also those that an earlier life of `owner` holds, however long its lease still
+        runs; without it (a sweep) only other owners'. Each gets the next fence, and so do its open
+        attempts: whatever the former owner still writes fails. Two who take over at once get disjoint rows.
+        """
+        statement = _ABANDONED_OR_OWN if own else _ABANDONED
+        parameters = {"now": now, "of": owner, "most": limit}
+        return await self._hand(
+            await _rows.fetch(self._session, statement, parameters), owner, now, now + lease_ms
         )
+
+    async def _hand(
+        self, taken: Sequence[RequestRecord], owner: str, now: int, lease_until: int
+    ) -> Sequence[RequestRecord]:
+        """Write ourselves into rows that this transaction has locked, and into their open attempts."""
+        for batch in batches([record.id for record in taken]):
+            await _rows.update(
+                self._session,
+                _c.id.in_(batch),
+                {
+                    "owner": owner,
+                    "fence": _c.fence + 1,
+                    "lease_until": lease_until,
+                    "due_at": None,
+                    "updated_at": now,
+                },
+            )
+            await self._session.run(
+                attempt.update()
+                .where(attempt.c.request_id.in_(batch), attempt.c.ended_at.is_(None))
+                .values(owner=owner, fence=_FENCE_OF_REQUEST, lease_until=lease_until)
+            )
         return [
             replace(
                 record,
@@ -136,20 +180,8 @@ class Requests:
                 due_at=None,
                 updated_at=now,
             )
-            for record in due
+            for record in taken
         ]
-
-    async def take_over(self, request_id: str, *, fence: int, owner: str, lease_until: int) -> int:
-        """Make a request ours that was seen with `fence`, and return its new fence.
-
-        Raises `StaleFence` when somebody was quicker. From then on the former owner's updates fail.
-        """
-        await self._guarded(
-            request_id,
-            fence,
-            {"owner": owner, "fence": fence + 1, "lease_until": lease_until, "due_at": None},
-        )
-        return fence + 1
 
     async def next_due_at(self) -> int | None:
         """When the earliest unclaimed request is due (perhaps already); None when none waits."""
@@ -164,9 +196,6 @@ class Requests:
         """
         if columns.get("status") in FINAL_CALL_STATUSES:
             columns = {"ended_at": self._session.now, "due_at": None, "lease_until": None, **columns}
-        await self._guarded(request_id, fence, columns)
-
-    async def _guarded(self, request_id: str, fence: int, columns: dict[str, Any]) -> None:
         changes = {"updated_at": self._session.now, **columns}
         if not await _rows.update(self._session, and_(_c.id == request_id, _c.fence == fence), changes):
             raise StaleFence(f"request {request_id} is not ours under fence {fence}")
@@ -188,12 +217,12 @@ class Requests:
         """Prolong our leases and return those that are still ours; the others were taken over or ended."""
         return await renew(self._session, request, owner, ids, until)
 
-    async def open_of_owner(self, owner: str) -> list[RequestRecord]:
+    async def open_of_owner(self, owner: str) -> Sequence[RequestRecord]:
         """What this owner holds: after a restart, what its former life left open."""
         return await _rows.fetch(self._session, _OF_OWNER, {"of": owner})
 
-    async def expired_leases(self, now: int, limit: int = 100) -> list[RequestRecord]:
-        """Requests whose owner stopped renewing, longest ago first; `take_over` decides who settles them."""
+    async def expired_leases(self, now: int, limit: int = 100) -> Sequence[RequestRecord]:
+        """Requests whose owner stopped renewing, longest ago first, only to be looked at."""
         return await _rows.fetch(self._session, _EXPIRED, {"now": now, "most": limit})
 
     async def count_active_for_number(self, to_number: str) -> int:

@@ -5,6 +5,7 @@ What it never does: see a code; it keeps a keyed hash and sealed bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, and_, bindparam, func, or_, select
@@ -56,7 +57,7 @@ class Verifications:
         """The verification, which nobody else changes before this transaction ends."""
         return await _rows.get(self._session, verification_id, lock=True)
 
-    async def page(
+    async def list(
         self,
         client: str,
         *,
@@ -82,7 +83,7 @@ class Verifications:
         if not await _rows.update(self._session, _c.id == verification_id, changes):
             raise NotFound("id", f"there is no verification {verification_id}", "Send the id of one")
 
-    async def due_expired(self, now: int, limit: int) -> list[VerificationRecord]:
+    async def due_expired(self, now: int, limit: int) -> Sequence[VerificationRecord]:
         """Pending ones whose time is over, earliest first, locked: two who ask at once get disjoint rows."""
         return await _rows.fetch(self._session, _EXPIRED, {"now": now, "most": limit})
 

@@ -206,7 +206,8 @@ def _write_common(instance: AsteriskInstance, *, debug: bool) -> None:
         "musiconhold.conf": "".join(
             f"[{name}]\nmode=files\ndirectory={run / 'quiet'}\n" for name in (_CARRIER_QUIET_CLASS, "default")
         ),
-        "indications.conf": "[general]\ncountry=cn\n[cn]\nringcadence=1000,4000\ndial=450\n"
+        "indications.conf": "[general]\ncountry=cn\n[cn]\ndescription=China\n"
+        "ringcadence=1000,4000\ndial=450\n"
         "busy=450/350,0/350\nring=450/1000,0/4000\ncongestion=450/700,0/700\ncallwaiting=450/400,0/4000\n"
         "dialrecall=450\nrecord=950/400,0/10000\n"
         "info=450/100,0/100,450/100,0/100,450/100,0/100,450/400,0/400\n",
@@ -220,6 +221,7 @@ def _write_common(instance: AsteriskInstance, *, debug: bool) -> None:
             for name in ("pjproject", "queues", "sorcery", "stasis", "udptl", "dnsmgr", "queuerules")
         },
         "amd.conf": "[general]\n",
+        "acl.conf": "",
     }
     for name, text in files.items():
         (run / "etc" / name).write_text(text)
@@ -230,9 +232,8 @@ def _write_common(instance: AsteriskInstance, *, debug: bool) -> None:
 
 def _left_out(module_dir: Path) -> list[str]:
     names = sorted(path.name for path in module_dir.glob("*.so"))
-    return [
-        name for name in names if any(fnmatch(name.removesuffix(".so"), left) for left in _LEFT_OUT.split())
-    ]
+    left_out = _LEFT_OUT.split()
+    return [name for name in names if any(fnmatch(name.removesuffix(".so"), left) for left in left_out)]
 
 
 def _write_manager(etc: Path, instance: AsteriskInstance, users: Mapping[str, tuple[str, str, str]]) -> None:

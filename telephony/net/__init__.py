@@ -1,0 +1,1 @@
+"""Sockets and event loops for the wire protocols. Nothing here knows what a call is for."""

@@ -349,7 +349,7 @@ def _take_number() -> tuple[int, IO[str], Path]:
     # Each user begins elsewhere: locks are per user, addresses are the machine's.
     start = os.getuid() * 37
     for step in _NUMBERS:
-        number = (start + step) % len(_NUMBERS) + 1
+        number = (start + step - 1) % len(_NUMBERS) + 1
         lock = (base / f"{number}.lock").open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

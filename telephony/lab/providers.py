@@ -122,14 +122,8 @@ async def local_asterisk() -> AsteriskProgram:
     path = shutil.which("asterisk", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
     if path is None:
         raise LabError(f"no `asterisk` on PATH (install Asterisk {OLDEST_MAJOR} or newer)")
-    module_dirs = _globbed(
-        (
-            "/usr/lib/*/asterisk/modules",
-            "/usr/lib/asterisk/modules",
-            "/usr/lib64/asterisk/modules",
-            "/usr/local/lib/asterisk/modules",
-        )
-    )
+    libraries = ("/usr/lib/*", "/usr/lib", "/usr/lib64", "/usr/local/lib")
+    module_dirs = _globbed(f"{library}/asterisk/modules" for library in libraries)
     data_dirs = [
         d for d in _globbed(("/usr/share/asterisk", "/var/lib/asterisk")) if (d / "documentation").is_dir()
     ]

@@ -49,7 +49,8 @@ class Session:
             return await self._connection.execute(statement, parameters)
         except DATABASE_ERRORS as error:
             self.failure = store_error(error)
-            raise self.failure from error
+        # Outside the handler: PostgreSQL's own error may carry the whole row, and nothing may print it.
+        raise self.failure
 
     async def value(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> Any:
         """The first column of the first row, or None."""

@@ -50,11 +50,11 @@ class Attempts:
     async def update(self, attempt_id: str, *, fence: int, **columns: Any) -> None:
         """Change columns by their names in `AttemptRecord`, if the fence is still ours.
 
-        The phase `ended` also sets `ended_at` and clears `lease_until`, where they are not given. Raises
+        The phase `ended` also sets `ended_at` where it is not given, and clears `lease_until`. Raises
         `StaleFence`, and then nothing was changed.
         """
         if columns.get("phase") == AttemptPhase.ENDED:
-            columns = {"ended_at": self._session.now, "lease_until": None, **columns}
+            columns = {"ended_at": self._session.now, **columns, "lease_until": None}
         if not await _rows.update(self._session, and_(_c.id == attempt_id, _c.fence == fence), columns):
             raise StaleFence(f"attempt {attempt_id} is not ours under fence {fence}")
 

@@ -42,7 +42,9 @@ _DUE_IN_LEVEL: Final = (
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
 )
-_NEXT_DUE: Final = select(func.min(_c.due_at)).where(_c.due_at.is_not(None), _c.lease_until.is_(None))
+_NEXT_DUE: Final = select(func.min(_c.due_at)).where(
+    _c.due_at.is_not(None), _c.lease_until.is_(None), _c.ended_at.is_(None)
+)
 _OF_OWNER: Final = _rows.select.where(_c.lease_until.is_not(None), _c.owner == bindparam("of"))
 _EXPIRED: Final = (
     _rows.select.where(_c.lease_until.is_not(None), _c.lease_until <= bindparam("now"))
@@ -191,11 +193,11 @@ class Requests:
     async def update(self, request_id: str, *, fence: int, **columns: Any) -> None:
         """Change columns by their names in `RequestRecord`, if the fence is still ours.
 
-        `updated_at` is set by itself. A final status also sets `ended_at`, and clears `due_at` and
-        `lease_until`, where they are not given. Raises `StaleFence`, and then nothing was changed.
+        `updated_at` is set by itself. A final status also sets `ended_at` where it is not given, and clears
+        `due_at` and `lease_until`. Raises `StaleFence`, and then nothing was changed.
         """
         if columns.get("status") in FINAL_CALL_STATUSES:
-            columns = {"ended_at": self._session.now, "due_at": None, "lease_until": None, **columns}
+            columns = {"ended_at": self._session.now, **columns, "due_at": None, "lease_until": None}
         changes = {"updated_at": self._session.now, **columns}
         if not await _rows.update(self._session, and_(_c.id == request_id, _c.fence == fence), changes):
             raise StaleFence(f"request {request_id} is not ours under fence {fence}")

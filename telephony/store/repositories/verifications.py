@@ -74,11 +74,11 @@ class Verifications:
     async def update(self, verification_id: str, **columns: Any) -> None:
         """Change columns by their names in `VerificationRecord`; `lock` it before you decide on the change.
 
-        `updated_at` is set by itself; a final status also sets `ended_at` and erases `code_sealed`, where
-        they are not given. Raises `NotFound`.
+        `updated_at` is set by itself; a final status also sets `ended_at` where it is not given, and erases
+        `code_sealed`. Raises `NotFound`.
         """
         if (status := columns.get("status")) is not None and status != VerificationStatus.PENDING:
-            columns = {"ended_at": self._session.now, "code_sealed": None, **columns}
+            columns = {"ended_at": self._session.now, **columns, "code_sealed": None}
         changes = {"updated_at": self._session.now, **columns}
         if not await _rows.update(self._session, _c.id == verification_id, changes):
             raise NotFound("id", f"there is no verification {verification_id}", "Send the id of one")

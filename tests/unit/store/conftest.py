@@ -1,0 +1,73 @@
+"""A fresh database per test, on each engine in turn."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from telephony.store import Store
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from store_engines import PostgresMissing, PostgresServer
+
+START = 1_800_000_000_000
+
+
+class Clock:
+    """Milliseconds that stand still until told."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    try:
+        server = PostgresServer.start()
+    except PostgresMissing as error:
+        pytest.skip(f"the PostgreSQL half is not run: {error}")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'telephony.db'}"
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> str:
+    return postgres.new_database()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest_asyncio.fixture
+async def store(url: str, clock: Clock) -> AsyncIterator[Store]:
+    opened = await Store.open(url, owner="node-a", clock=clock)
+    yield opened
+    await opened.close()
+
+
+@pytest_asyncio.fixture
+async def other(url: str, store: Store, clock: Clock) -> AsyncIterator[Store]:
+    """A second controller on the same database."""
+    opened = await Store.open(url, owner="node-b", clock=clock)
+    yield opened
+    await opened.close()

@@ -1,0 +1,114 @@
+"""What is asked all day is answered from an index, with 100,000 rows stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from makers import START, TO
+from sqlalchemy import event
+
+from telephony.model.call import CallStatus
+from telephony.store import Store, UnitOfWork
+from telephony.store.engines import PostgresEngine, SqliteEngine
+from telephony.store.tables import attempt, request
+
+ROWS = 100_000
+
+_BIG = ("request", "attempt", "verification")
+_PARTIAL = ("_waiting", "_due", "_lease", "_open", "_sealed", "_active")
+
+# Mostly history; one in a thousand waits, one in a thousand is held.
+_SERIES = {
+    "sqlite": "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < {rows})",
+    "postgres": "WITH s(n) AS (SELECT generate_series(1, {rows}))",
+}
+_REQUESTS = f"""
+INSERT INTO request (id, client, flow, to_number, class, priority, status, variables, metadata, retry,
+  attempts_made, max_attempts, fence, created_at, updated_at, ended_at, due_at, lease_until, owner, flow_ref)
+{{series}}
+SELECT 'call_' || n, 'client-' || n % 7, 'verification', '+86138' || n, 'otp', n % 3,
+  CASE WHEN n % 1000 < 2 THEN 'queued' ELSE 'completed' END, '{{{{}}}}', '{{{{}}}}', '{{{{}}}}', 1, 1, 0,
+  {START} + n, {START}, CASE WHEN n % 1000 < 2 THEN NULL ELSE {START} END,
+  CASE WHEN n % 1000 = 0 THEN {START} + n END, CASE WHEN n % 1000 = 1 THEN {START} + n END,
+  CASE WHEN n % 1000 = 1 THEN 'node-b' END, 'ver_' || n
+FROM s
+"""
+_ATTEMPTS = f"""
+INSERT INTO attempt (id, request_id, number, to_number, phase, fence, created_at, dialed_at, ended_at)
+SELECT 'att' || id, id, 1, to_number, CASE WHEN ended_at IS NULL THEN 'dialing' ELSE 'ended' END, 0,
+  created_at, created_at, ended_at FROM request
+WHERE created_at <= {START} + 20000
+"""
+
+_ASKED: dict[str, Callable[[UnitOfWork], Awaitable[Any]]] = {
+    "claim_due": lambda work: work.requests.claim_due("node-a", START + 1, 10, 1_000),
+    "claim_due_backlog": lambda work: work.requests.claim_due("node-a", START + ROWS, 10, 1_000),
+    "next_due_at": lambda work: work.requests.next_due_at(),
+    "expired_leases": lambda work: work.requests.expired_leases(START, 10),
+    "take_over": lambda work: work.requests.take_over("node-a", START + 5000, 1_000, own=False),
+    "open_of_owner": lambda work: work.requests.open_of_owner("node-b"),
+    "of_flow": lambda work: work.requests.of_flow("ver_77"),
+    "active": lambda work: work.requests.count_active_for_number(TO),
+    "count_number": lambda work: work.requests.count_since(START, to_number=TO),
+    "count_client": lambda work: work.requests.count_since(START + ROWS - 9, client="client-1"),
+    "count_prefix": lambda work: work.requests.count_since(START + ROWS - 9, prefix="+8613"),
+    "list": lambda work: work.requests.list("client-1", limit=5),
+    "list_status": lambda work: work.requests.list("client-1", status=CallStatus.QUEUED, limit=5),
+    "list_next": lambda work: work.requests.list("client-1", after="MTgwMDAwMDA1MDAwMDpjYWxs", limit=5),
+    "renew": lambda work: work.requests.renew_leases("node-b", ["call_1", "call_1001"], START),
+    "attempts_of": lambda work: work.attempts.list_for("call_5"),
+    "open_attempts": lambda work: work.attempts.open_attempts(),
+    "dialed": lambda work: work.attempts.count_to_number_since(TO, START),
+    "expired_verifications": lambda work: work.verifications.due_expired(START, 10),
+    "erase_sealed": lambda work: work.verifications.erase_sealed(START),
+}
+
+
+async def test_every_question_is_answered_from_an_index(store: Store) -> None:
+    engine = store.engine
+    name = "sqlite" if isinstance(engine, SqliteEngine) else "postgres"
+    async with engine.writing() as connection:
+        series = _SERIES[name].format(rows=ROWS)
+        for statement in (_REQUESTS.format(series=series).replace("{{}}", "{}"), _ATTEMPTS):
+            await connection.exec_driver_sql(statement)
+    if isinstance(engine, PostgresEngine):
+        async with engine.writing() as connection:
+            for table in (request, attempt):
+                await connection.exec_driver_sql(f"ANALYZE {table.name}")
+
+    scans: list[str] = []
+    sync_engine = engine.writer.sync_engine if isinstance(engine, SqliteEngine) else engine.pool.sync_engine
+    caught: list[tuple[str, Any]] = []
+
+    def catch(_c: Any, _cursor: Any, statement: str, parameters: Any, _x: Any, _many: bool) -> None:
+        if statement.startswith(("SELECT", "WITH", "UPDATE")):
+            caught.append((statement, parameters))
+
+    for asked, ask in _ASKED.items():
+        caught.clear()
+        event.listen(sync_engine, "before_cursor_execute", catch)
+        with pytest.raises(InterruptedError):  # noqa: PT012 - rolls back, so that the next sees the same rows
+            async with store.transaction() as work:
+                await ask(work)
+                raise InterruptedError
+        event.remove(sync_engine, "before_cursor_execute", catch)
+        assert caught
+        async with engine.writing() as connection:
+            for statement, parameters in caught:
+                prefix = "EXPLAIN QUERY PLAN " if name == "sqlite" else "EXPLAIN "
+                rows = await connection.exec_driver_sql(prefix + statement, parameters)
+                plan = [str(row[-1]) for row in rows]
+                scans += [f"{asked}: {line}" for line in plan if _scans(line)]
+    assert scans == [], json.dumps(scans, indent=1)
+
+
+def _scans(line: str) -> bool:
+    """Whether this line of a plan reads a whole big table, or a whole index of one."""
+    text = line.strip()
+    if text.startswith("SCAN"):
+        # A partial index that is read from one end holds only what waits.
+        return any(f"SCAN {table}" in text for table in _BIG) and not any(name in text for name in _PARTIAL)
+    return any(f"Seq Scan on {table}" in text for table in ("request", "attempt"))

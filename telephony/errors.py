@@ -5,11 +5,13 @@
     ├── InputError                  a caller of ours sent something unusable: names the field and the mend
     │   ├── InvalidNumber           not a phone number that can be dialled
     │   ├── UnknownLocale           no language pack for it
-    │   └── NotFound                no such resource (or it is another client's)
+    │   ├── NotFound                no such resource (or it is another client's)
+    │   └── IdempotencyMismatch     an Idempotency-Key that was used for another request
     ├── Refused                     well-formed, but not now or not here
     │   ├── DestinationNotAllowed   outside the allow-listed prefixes
     │   ├── RateLimited             a budget is used up: says when to come back
     │   ├── Conflict                the resource is in a state that does not allow it
+    │   │   └── IdempotencyConflict the first request under this Idempotency-Key is still being answered
     │   └── Overloaded              a queue of ours is full
     ├── WireError                   bytes, not meaning
     │   ├── LocalProtocolError      we were about to send something unlawful (CR, LF or NUL among it)
@@ -73,6 +75,10 @@ class NotFound(InputError):
     """No such resource, or it belongs to another client."""
 
 
+class IdempotencyMismatch(InputError):
+    """The Idempotency-Key was used for another request."""
+
+
 class Refused(TelephonyError):
     """Well-formed, but not now or not here."""
 
@@ -91,6 +97,10 @@ class RateLimited(Refused):
 
 class Conflict(Refused):
     """The resource is in a state that does not allow this."""
+
+
+class IdempotencyConflict(Conflict):
+    """The first request under this Idempotency-Key is still being answered."""
 
 
 class Overloaded(Refused):

@@ -100,8 +100,8 @@ class _Life:
 class CallEngine:
     """Runs the calls of one controller.
 
-    `owner` names this life of the controller, `clock` gives milliseconds since the epoch, `discard`
-    erases a sound; `caller_number` gives the number shown for a request's client.
+    `owner` names this controller, the same in each of its lives and no other's; `clock` gives milliseconds since the epoch, `discard`
+    erases a sound.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class CallEngine:
 
     async def start(self) -> None:
         """Take over what an earlier life left, then begin to work."""
-        await self._take_over()
+        await self._take_over(own=True)
         self._tasks = [
             asyncio.create_task(self._claim_due(), name="calls-due"),
             asyncio.create_task(self._renew_leases(), name="calls-leases"),
@@ -162,7 +162,10 @@ class CallEngine:
         now = self._clock()
         lease_until = now + round(self._config.lease * 1000)
         starts_now = (
-            route is not None and self._pbx.ready and not self._stopping and len(self._lives) < self._config.max_lives
+            route is not None
+            and self._pbx.ready
+            and not self._stopping
+            and len(self._lives) < self._config.max_lives
         )
         ours = replace(
             request,
@@ -184,17 +187,13 @@ class CallEngine:
         self._begin(placed.request, placed.attempt)
 
     async def cancel(self, request_id: str) -> None:
-        """Stop a call: queued it ends at once, ringing it is hung up, answered it is cut kindly."""
+        """Stop a call: queued it ends at once, ringing it is hung up, answered its flow is told."""
         async with self._store.transaction() as work:
-            request = await work.requests.get(request_id)
-            if request is None or request.status in FINAL_CALL_STATUSES:
-                return
-            await work.requests.update(
-                request_id, fence=request.fence, cancel_requested_at=self._clock(), updated_at=self._clock()
-            )
+            await work.requests.ask_cancel(request_id, self._clock())
         life = self._lives.get(request_id)
         if life:
             life.cancel.set()
+        self._wake.set()
 
     async def wait_changed(self, request_id: str, timeout: float) -> None:
         """Wait for the next change of a request that this controller runs, at most `timeout` seconds."""
@@ -232,7 +231,9 @@ class CallEngine:
         if request.cancel_requested_at is not None:
             life.cancel.set()
         self._lives[request.id] = life
-        life.task = asyncio.create_task(self._live(life, attempt, inherited=inherited), name=f"call-{request.id}")
+        life.task = asyncio.create_task(
+            self._live(life, attempt, inherited=inherited), name=f"call-{request.id}"
+        )
 
     async def _live(self, life: _Life, attempt: AttemptRecord | None, *, inherited: bool) -> None:
         """Own one request to its end; whatever goes wrong is an outcome, not a lost request."""
@@ -310,7 +311,10 @@ class CallEngine:
     async def _write_attempt(self, life: _Life, route: Route) -> AttemptRecord:
         now = self._clock()
         request = replace(
-            life.request, attempts_made=life.request.attempts_made + 1, status=CallStatus.DIALING, updated_at=now
+            life.request,
+            attempts_made=life.request.attempts_made + 1,
+            status=CallStatus.DIALING,
+            updated_at=now,
         )
         attempt = self._new_attempt(request, route, now)
         async with self._store.transaction() as work:
@@ -477,12 +481,21 @@ class CallEngine:
         now = self._clock()
         ringing = phase is AttemptPhase.RINGING
         status = CallStatus.RINGING if ringing else CallStatus.ANSWERED
-        moment = {"ringing_at": now} if ringing else {"answered_at": now}
-        marked = replace(attempt, phase=phase, **moment)
+        marked = (
+            replace(attempt, phase=phase, ringing_at=now)
+            if ringing
+            else replace(attempt, phase=phase, answered_at=now)
+        )
         life.request = replace(life.request, status=status, updated_at=now)
         try:
             async with self._store.transaction() as work:
-                await work.attempts.update(attempt.id, fence=attempt.fence, phase=phase, **moment)
+                await work.attempts.update(
+                    attempt.id,
+                    fence=attempt.fence,
+                    phase=phase,
+                    ringing_at=marked.ringing_at,
+                    answered_at=marked.answered_at,
+                )
                 await work.requests.update(
                     life.request.id, fence=life.request.fence, status=status, updated_at=now
                 )
@@ -585,19 +598,23 @@ class CallEngine:
         )
 
     async def _renew_leases(self) -> None:
-        """Renew the leases of what is ours, three times in a lease's length."""
+        """Three times in a lease's length: renew what is ours, take over what nobody tends."""
         while True:
             await asyncio.sleep(self._config.lease / 3)
-            if not self._lives:
-                continue
-            until = self._clock() + round(self._config.lease * 1000)
             try:
-                async with self._store.transaction() as work:
-                    await work.requests.renew_leases(self._owner, list(self._lives), until)
+                if self._lives:
+                    await self._renew()
+                await self._take_over(own=False)
             except StoreError as error:
                 log.warning("calls.lease_not_renewed", error=str(error))
-                continue
-            for life in self._lives.values():
+
+    async def _renew(self) -> None:
+        until = self._clock() + round(self._config.lease * 1000)
+        async with self._store.transaction() as work:
+            held = await work.requests.renew_leases(self._owner, list(self._lives), until)
+        for request_id in held:
+            life = self._lives.get(request_id)
+            if life is not None:
                 life.request = replace(life.request, lease_until=until)
 
     async def _claim_due(self) -> None:
@@ -610,7 +627,10 @@ class CallEngine:
                 if free > 0:
                     async with self._store.transaction() as work:
                         due = await work.requests.claim_due(
-                            self._owner, self._clock(), min(free, CLAIM_BATCH), round(self._config.lease * 1000)
+                            self._owner,
+                            self._clock(),
+                            min(free, CLAIM_BATCH),
+                            round(self._config.lease * 1000),
                         )
                     for request in due:
                         self._begin(request, None)
@@ -626,20 +646,21 @@ class CallEngine:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), max(pause, 0.001))
 
-    async def _take_over(self) -> None:
-        """Find what an earlier life left open, and settle each with the PBX in a life of its own."""
+    async def _take_over(self, *, own: bool) -> None:
+        """Make ours what nobody tends any more, and settle each with the PBX in a life of its own.
+
+        With `own` (a start) also what an earlier life of this controller still holds.
+        """
         async with self._store.transaction() as work:
             orphans = await work.requests.take_over(
-                self._owner, self._clock(), round(self._config.lease * 1000)
+                self._owner, self._clock(), round(self._config.lease * 1000), own=own
             )
+            if not orphans:
+                return
             open_attempts = {attempt.request_id: attempt for attempt in await work.attempts.open_attempts()}
         for request in orphans:
-            attempt = open_attempts.get(request.id)
-            if attempt is not None:
-                attempt = replace(attempt, fence=request.fence)
-            self._begin(request, attempt, inherited=True)
-        if orphans:
-            log.info("calls.taken_over", count=len(orphans))
+            self._begin(request, open_attempts.get(request.id), inherited=True)
+        log.info("calls.taken_over", count=len(orphans))
 
     async def _settle(self, life: _Life, attempt: AttemptRecord) -> None:
         """Settle an attempt of an earlier life: adopt it, end it, or let the request dial anew."""
@@ -685,7 +706,9 @@ class CallEngine:
         made = await flow.prepare(life.request)
         prepared = made if isinstance(made, Prepared) else Prepared((), 30.0)
         order = self._order(life.request, attempt, prepared)
-        context: AbstractAsyncContextManager[Leg] = self._pbx.adopt(order, dialed_at_ms=attempt.dialed_at or 0)
+        context: AbstractAsyncContextManager[Leg] = self._pbx.adopt(
+            order, dialed_at_ms=attempt.dialed_at or 0
+        )
         try:
             async with context as leg:
                 if isinstance(made, Outcome):
@@ -696,9 +719,7 @@ class CallEngine:
                 self._discard(media)
 
 
-def _ending(
-    attempt: AttemptRecord, cause: HangupCause | None, outcome: Outcome, now: int
-) -> dict[str, Any]:
+def _ending(attempt: AttemptRecord, cause: HangupCause | None, outcome: Outcome, now: int) -> dict[str, Any]:
     """The columns that close an attempt."""
     columns: dict[str, Any] = {
         "phase": AttemptPhase.ENDED,

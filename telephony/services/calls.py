@@ -28,7 +28,7 @@ class Calls:
     ) -> Page[CallView]:
         """Return this client's calls, newest first."""
         async with self._store.reading() as work:
-            page = await work.requests.page(client.name, status=status, after=cursor, limit=limit)
+            page = await work.requests.list(client.name, status=status, after=cursor, limit=limit)
             return Page(tuple([await _seen(work, request) for request in page.items]), page.cursor)
 
     async def cancel(self, client: Client, call_id: str) -> CallView:

@@ -533,7 +533,9 @@ async def _finish_once(
     """Keep the reply with the resource: both are there, or neither."""
     if once is not None:
         reply = once.render(view)
-        await work.idempotency.finish(client.name, once.key, reply.status, reply.body, resource=view.id)
+        await work.idempotency.finish(
+            client.name, once.key, status=reply.status, body=reply.body, resource=view.id
+        )
 
 
 def _view(record: VerificationRecord, call_status: CallStatus | None) -> VerificationView:

@@ -22,12 +22,10 @@ _rows: Final = Rows(request, RequestRecord)
 _c: Final = request.c
 
 # The levels of priority that wait, highest first: each is one step in the index, whatever waits in it.
-_highest = select(func.max(_c.priority)).where(_c.due_at.is_not(None)).scalar_subquery()
-_levels = select(_highest.label("priority")).cte("level", recursive=True)
-_below = select(func.max(_c.priority)).where(_c.due_at.is_not(None), _c.priority < _levels.c.priority)
-_levels = _levels.union_all(
-    select(_below.correlate(_levels).scalar_subquery()).where(_levels.c.priority.is_not(None))
-)
+_highest_first = select(_c.priority).where(_c.due_at.is_not(None)).order_by(_c.priority.desc()).limit(1)
+_levels = select(_highest_first.scalar_subquery().label("priority")).cte("level", recursive=True)
+_below = _highest_first.where(_c.priority < _levels.c.priority).correlate(_levels).scalar_subquery()
+_levels = _levels.union_all(select(_below).where(_levels.c.priority.is_not(None)))
 _LEVELS: Final = select(_levels.c.priority).where(_levels.c.priority.is_not(None))
 
 _DUE_IN_LEVEL: Final = (
@@ -42,8 +40,11 @@ _DUE_IN_LEVEL: Final = (
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
 )
-_NEXT_DUE: Final = select(func.min(_c.due_at)).where(
-    _c.due_at.is_not(None), _c.lease_until.is_(None), _c.ended_at.is_(None)
+_NEXT_DUE: Final = (
+    select(_c.due_at)
+    .where(_c.due_at.is_not(None), _c.lease_until.is_(None), _c.ended_at.is_(None))
+    .order_by(_c.due_at)
+    .limit(1)
 )
 _OF_OWNER: Final = _rows.select.where(_c.lease_until.is_not(None), _c.owner == bindparam("of"))
 _EXPIRED: Final = (
@@ -74,7 +75,7 @@ _FENCE_OF_REQUEST: Final = (
 _OF_FLOW: Final = _rows.select.where(_c.flow_ref.is_not(None), _c.flow_ref == bindparam("ref")).order_by(
     _c.created_at.desc(), _c.id.desc()
 )
-_ACTIVE: Final = select(func.count()).where(_c.ended_at.is_(None), _c.to_number == bindparam("to_number"))
+_ACTIVE: Final = select(func.count()).where(_c.to_number == bindparam("to_number"), _c.ended_at.is_(None))
 
 
 class Requests:
@@ -250,7 +251,7 @@ class Requests:
         if client is not None:
             conditions.append(_c.client == client)
         if prefix is not None:
-            # ":" follows "9": the range holds every number that starts with the prefix.
-            conditions += [_c.to_number >= prefix, _c.to_number < prefix + ":"]
+            # Not a range of numbers: that would read all that was ever called under the prefix.
+            conditions.append(func.substr(_c.to_number, 1, len(prefix)) == prefix)
         counted = select(literal_column("1")).select_from(request).where(*conditions).limit(most).subquery()
         return int(await self._session.value(select(func.count()).select_from(counted)))

@@ -26,7 +26,7 @@ _EXPIRED: Final = (
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
 )
-_NEXT_EXPIRY: Final = select(func.min(_c.expires_at)).where(_c.ended_at.is_(None))
+_NEXT_EXPIRY: Final = select(_c.expires_at).where(_c.ended_at.is_(None)).order_by(_c.expires_at).limit(1)
 _COUNT_FAILURES: Final = select(func.count()).where(
     check_failure.c.to_number == bindparam("to_number"), check_failure.c.at >= bindparam("since")
 )

@@ -98,7 +98,6 @@ def upgrade() -> None:
         sa.Column("failure_reason", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_request"),
     )
-    _partial("ix_request_active", "request", ["to_number"], "ended_at IS NULL")
     op.create_index("ix_request_client", "request", ["client", "created_at", "id"])
     op.create_index("ix_request_client_flow", "request", ["client", "flow", "created_at", "id"])
     op.create_index("ix_request_client_status", "request", ["client", "status", "created_at", "id"])
@@ -106,7 +105,7 @@ def upgrade() -> None:
     _partial("ix_request_due", "request", ["due_at"], "due_at IS NOT NULL AND lease_until IS NULL")
     _partial("ix_request_flow_ref", "request", ["flow_ref"], "flow_ref IS NOT NULL")
     _partial("ix_request_lease", "request", ["lease_until"], "lease_until IS NOT NULL")
-    op.create_index("ix_request_number", "request", ["to_number", "created_at"])
+    op.create_index("ix_request_number", "request", ["to_number", "ended_at", "created_at"])
     _partial("ix_request_waiting", "request", ["priority", "due_at"], "due_at IS NOT NULL")
     op.create_table(
         "verification",

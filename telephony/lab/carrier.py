@@ -122,8 +122,7 @@ class CarrierCall:
         await self.wait(after)
         if self.placed:
             return
-        await self._command("GOSUB", "carrier-answer", "s", "1", str(self._recording))
-        self._is_answered(await self._variable("${CHANNEL(audionativeformat)}"))
+        await self._record()
 
     async def reject(self, code: int, *, after: float = 0.0) -> None:
         """Refuse with any final SIP code from 400 to 699, `after` seconds from now. Ends the call."""
@@ -179,7 +178,8 @@ class CarrierCall:
     async def hang_up(self, *, after: float = 0.0) -> None:
         """Hang up, `after` seconds from now."""
         await self.wait(after)
-        await self._end_by("HANGUP")
+        # A phone's BYE is normal clearing; without a cause the far end would be told 0.
+        await self._end_by("EXEC", "Hangup", "16")
 
     # --- for the carrier --------------------------------------------------------------------------
 
@@ -190,8 +190,10 @@ class CarrierCall:
         values |= {"codec": self.codec, "digits_sent": self.digits_sent, "final_code": self.final_code}
         return values | {"heard": str(self.heard) if self.heard else None}
 
-    def _is_answered(self, formats: str) -> None:
+    async def _record(self) -> None:
+        await self._command("GOSUB", "carrier-answer", "s", "1", str(self._recording))
         self.answered_at = time.monotonic()
+        formats = await self._variable("${CHANNEL(audionativeformat)}")
         self.final_code = 200
         self.heard = self._recording
         self.codec = formats.strip("()").partition("|")[0]
@@ -219,7 +221,8 @@ class CarrierCall:
 
 
 Subscriber: TypeAlias = Callable[[CarrierCall], Awaitable[None]]
-"""How a number behaves: an async function that is given the call. When it returns, the carrier hangs up."""
+"""How a number behaves: an async function that is given the call. When it returns, the carrier
+hangs up, or answers 480 where nobody picked up."""
 
 
 class Carrier:
@@ -310,43 +313,69 @@ class Carrier:
             raise LabError(f"call {nth} to {number} did not reach the carrier within {timeout} s") from None
         return self.calls_to(number)[nth - 1]
 
+    async def place(
+        self, number: str, subscriber: Subscriber, *, caller: str = "+8613900000000", trunk: str = "a"
+    ) -> CarrierCall:
+        """Call `number` at the PBX as `caller`, over `trunk`; `subscriber` has the phone once it is answered.
+
+        Returns at once; `CarrierCall.wait_answered` waits. Where the PBX refuses, the call ends without
+        a `final_code`. Raises `LabError` for what can't stand in a number.
+        """
+        for value in (number, caller):
+            if not value or not set(value) <= set("+0123456789*#abcdefghijklmnopqrstuvwxyz"):
+                raise LabError(f"{value!r} can't be dialled from the lab")
+        call = self._new_call(None, number, caller)
+        call.placed = True
+        call.trunk = trunk
+        call._script = subscriber
+        self._standing[call.id] = call
+        self.calls.append(call)
+        spool = self.asterisk.run_dir / "spool"
+        order = spool / f"{call.id}.call"
+        order.write_text(
+            f"Channel: PJSIP/{number}@pbx-{trunk}\nCallerID: <{caller}>\nMaxRetries: 0\nWaitTime: 60\n"
+            f"Context: carrier-out\nExtension: answered\nPriority: 1\nSetvar: LAB_ID={call.id}\n"
+        )
+        # Asterisk takes up whatever appears in this folder, so it must appear whole.
+        order.rename(spool / "outgoing" / order.name)
+        return call
+
     # --- the carrier's dialplan asks --------------------------------------------------------------
 
     async def _serve(self, channel: AgiChannel) -> None:
-        call = self._unfinished.get(channel.unique_id)
+        call = self._unfinished.get(channel.query.get("id", ""))
         if channel.script == "end":
             if call is not None:
                 self._finish(call)
-        elif call is not None:
-            await self._perform(call, channel)
+        elif call is None:
+            await self._perform(self._new_call(channel), channel)
         else:
-            await self._take(channel)
+            await self._perform(call, channel)
 
-    async def _take(self, channel: AgiChannel) -> None:
-        number = channel.env.get("agi_extension", "")
+    def _new_call(self, channel: AgiChannel | None, number: str = "", caller: str = "") -> CarrierCall:
         self._count += 1
+        if channel is not None:
+            number = channel.env.get("agi_extension", "")
+            caller = channel.env.get("agi_callerid", "")
         call = CarrierCall(
-            call_id=channel.unique_id,
+            call_id=channel.query["id"] if channel is not None else f"placed-{self._count}",
             number=number,
-            caller=channel.env.get("agi_callerid", ""),
+            caller=caller,
             heard=self._recordings / f"{self._count:05d}-{''.join(c for c in number if c.isalnum())}.wav",
             beep=self.beep,
         )
         self._unfinished[call.id] = call
-        await self._perform(call, channel)
+        return call
 
     async def _perform(self, call: CarrierCall, channel: AgiChannel) -> None:
         call._channel = channel
         try:
-            address, call.asserted = (await call._variable(_FACTS)).split("|", 1)
-            call.trunk = "a" if address.startswith(f"{self.asterisk.address}:") else "b"
-            subscriber = self._enter(call)
-            async with self._arrived:
-                self.calls.append(call)
-                self._arrived.notify_all()
-            self._note("arrived", call)
-            await subscriber(call)
-            await call.hang_up()
+            if call._script is not None:
+                await call._record()
+                await call._script(call)
+            else:
+                await (await self._enter(call))(call)
+            await (call.reject(480) if call.answered_at is None else call.hang_up())
         except CallEnded:
             pass
         except (LabError, PbxError, WireError, ValueError) as error:
@@ -356,8 +385,14 @@ class Carrier:
         finally:
             self._over(call)
 
-    def _enter(self, call: CarrierCall) -> Subscriber:
-        """Count the call in, and say who answers it."""
+    async def _enter(self, call: CarrierCall) -> Subscriber:
+        """Write the call down, count it in, and say who answers it."""
+        address, call.asserted = (await call._variable(_FACTS)).split("|", 1)
+        call.trunk = "a" if address.startswith(f"{self.asterisk.address}:") else "b"
+        async with self._arrived:
+            self.calls.append(call)
+            self._arrived.notify_all()
+        self._note("arrived", call)
         limit = self._capacity.get(call.trunk)
         if limit is not None and self.standing(call.trunk) >= limit:
             call.refused_full = True
@@ -370,7 +405,7 @@ class Carrier:
         self._standing.pop(call.id, None)
         call._channel = None
         call.ended_at = time.monotonic()
-        if call.final_code is None:
+        if call.final_code is None and not call.placed:
             call.final_code = 487
         # The dialplan tells when all is on disk; a carrier that was killed never does.
         asyncio.get_running_loop().call_later(_FINISH_SECONDS, self._finish, call)
@@ -380,6 +415,7 @@ class Carrier:
             return
         call.ended_at = call.ended_at or time.monotonic()
         call._ended.set()
+        self._standing.pop(call.id, None)
         self._note("ended", call)
 
     def _note(self, event: str, call: CarrierCall) -> None:

@@ -144,22 +144,22 @@ def write_carrier(instance: AsteriskInstance, options: CarrierOptions) -> None:
         "\n[carrier-in]\n"
         # `_.` would take `h` as well, so the two ways a number can begin are written out.
         + "".join(
-            f"exten => {pattern},1,Set(__LAB_ID=${{UNIQUEID}})\n"
-            " same => n,AGI(agi://${LAB_AGI}/call)\n"
-            " same => n,Hangup()\n"
+            f"exten => {pattern},1,Set(LAB_ID=${{UNIQUEID}})\n"
+            " same => n,AGI(agi://${LAB_AGI}/call?id=${LAB_ID})\n"
+            " same => n,Hangup(16)\n"
             for pattern in ("_[+0-9*#].", "_[0-9*#]")
         )
         + "exten => h,1,Goto(carrier-end,s,1)\n"
         # A call that the carrier placed to the PBX enters here when the PBX answers.
         "\n[carrier-out]\n"
-        "exten => answered,1,AGI(agi://${LAB_AGI}/placed)\n"
+        "exten => answered,1,AGI(agi://${LAB_AGI}/placed?id=${LAB_ID})\n"
         " same => n,Hangup()\n"
-        "exten => failed,1,AGI(agi://${LAB_AGI}/end)\n"
+        "exten => failed,1,Hangup()\n"
         "exten => h,1,Goto(carrier-end,s,1)\n"
         # The recording is complete on disk when this returns; then the lab is told.
         "\n[carrier-end]\n"
         "exten => s,1,StopMixMonitor()\n"
-        " same => n,AGI(agi://${LAB_AGI}/end)\n"
+        " same => n,AGI(agi://${LAB_AGI}/end?id=${LAB_ID})\n"
         # Recording starts with the answer and the subscriber sends audio from then on, as a phone does:
         # the two together make second 0 of the recording the answer, and its gaps true.
         "\n[carrier-answer]\n"
@@ -173,7 +173,18 @@ def write_carrier(instance: AsteriskInstance, options: CarrierOptions) -> None:
 def _write_common(instance: AsteriskInstance, *, debug: bool) -> None:
     """Write what both have: folders, modules, logs, media."""
     run = instance.run_dir
-    for folder in ("etc", "log/cdr-csv", "run", "db", "spool/monitor", "keys", "agi", "quiet", "varlib"):
+    for folder in (
+        "etc",
+        "log/cdr-csv",
+        "run",
+        "db",
+        "spool/monitor",
+        "keys",
+        "agi",
+        "spool/outgoing",
+        "quiet",
+        "varlib",
+    ):
         (run / folder).mkdir(parents=True, exist_ok=True)
     program = instance.program
     directories = {

@@ -1,0 +1,44 @@
+"""The lab for acceptance tests: one for the whole run, swept between tests.
+
+Tests here share one event loop, because the lab lives in it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from telephony.lab import Lab
+
+_HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _HERE in item.path.parents and pytest_asyncio.is_async_test(item):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def session_lab() -> AsyncIterator[Lab]:
+    """A running lab; use `lab`, which is the same one made clean."""
+    async with Lab(progress=lambda line: print(line, file=sys.stderr)) as lab:
+        yield lab
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def lab(session_lab: Lab) -> AsyncIterator[Lab]:
+    """The lab, with nobody subscribed and no call standing; a subscriber's mistake fails the test."""
+    carrier = session_lab.carrier
+    carrier.reset()
+    yield session_lab
+    failed = [call for call in carrier.calls if call.error is not None]
+    await session_lab.pbx.console("channel request hangup all")
+    for call in list(carrier.calls):
+        await call.wait_ended()
+    carrier.reset()
+    assert not failed, [(call.number, str(call.error)) for call in failed]

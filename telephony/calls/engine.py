@@ -100,8 +100,8 @@ class _Life:
 class CallEngine:
     """Runs the calls of one controller.
 
-    `owner` names this controller, the same in each of its lives and no other's; `clock` gives milliseconds since the epoch, `discard`
-    erases a sound.
+    `owner` names this controller, the same in each of its lives and no other's; `clock` gives
+    milliseconds since the epoch; `discard` erases a sound.
     """
 
     def __init__(
@@ -449,11 +449,12 @@ class CallEngine:
             await leg.hangup(Cause.CANCELED)
 
     async def _talk(self, life: _Life, flow: Flow, session: CallSession, prepared: Prepared) -> Outcome:
-        """Hold the conversation, then end the call in good order."""
-        outcome = await flow.converse(session, life.request, prepared)
-        with suppress(CallEnded, PbxError):
-            await session.hangup()
-        return outcome
+        """Hold the conversation, then end the call in good order, however it went."""
+        try:
+            return await flow.converse(session, life.request, prepared)
+        finally:
+            with suppress(CallEnded, PbxError):
+                await session.hangup()
 
     async def _end_talk(
         self, talk: asyncio.Task[Outcome] | None, cause: HangupCause, flow: Flow, request: RequestRecord

@@ -52,20 +52,22 @@ SETTLE_MS: Final = 2_000
 UPTIME_ERROR_MS: Final = 1_500
 """Asterisk tells its uptime in whole seconds."""
 
-HANGUP_WAIT: Final = 1.0
-"""Seconds that a failed Originate waits for the `Hangup` that carries its cause."""
+CONCLUDE_SECONDS: Final = 1.0
+"""How long a leg waits for the second of `Hangup` and `OriginateResponse`."""
 
 LEG_EVENTS: Final = 32
 """Bound of a leg's queue: a leg has at most a handful of events, link losses included."""
 
 _REASONS: Final = {
     "0": Cause.TRUNK_FAULT,
-    "1": Cause.UNKNOWN,
+    "1": Cause.TRUNK_FAULT,
     "3": Cause.NO_ANSWER,
     "5": Cause.BUSY,
     "8": Cause.CONGESTION,
 }
 """`OriginateResponse.Reason`, used only where no `Hangup` told the cause."""
+
+RING_TIMEOUT: Final = "3"
 
 _Q850_OF: Final = {Cause.BUSY: 17, Cause.DECLINED: 21, Cause.CONGESTION: 34}
 
@@ -103,7 +105,9 @@ class AsteriskLeg:
     answered: bool = False
     session: AgiSession | None = None
     reason: str | None = None
+    gone: Message | None = None
     hanging_up: bool = False
+    adopted: bool = False
     ended: bool = False
     last_hope: asyncio.TimerHandle | None = None
 
@@ -218,6 +222,7 @@ class AsteriskPbx:
         if order.attempt_id in self._legs:
             raise PbxRejected("the attempt is already watched")
         leg = self._new_leg(order, dialed_at_ms)
+        leg.adopted = True
         self._reconcile_now.set()
         try:
             yield leg
@@ -384,28 +389,27 @@ class AsteriskPbx:
             leg.answered = True
             return
         leg.reason = event.get("Reason")
+        self._conclude(leg)
+
+    def _on_hangup(self, leg: AsteriskLeg, event: Message) -> None:
+        leg.gone = event
+        self._conclude(leg)
+
+    def _conclude(self, leg: AsteriskLeg) -> None:
+        """End a leg once everything about its end is known.
+
+        An unanswered one needs the `Hangup`, which has the SIP code, and the `OriginateResponse`,
+        which alone tells our own ring timeout (Asterisk gives it the code 480). They come in either
+        order, and where no channel was ever made there is no `Hangup`: the wait has a limit.
+        """
         if leg.ended:
             return
-        loop = asyncio.get_running_loop()
-        leg.last_hope = loop.call_later(HANGUP_WAIT, self._give_up_waiting, leg)
-
-    @staticmethod
-    def _give_up_waiting(leg: AsteriskLeg) -> None:
-        """No channel was ever made (an endpoint that does not exist): the reason must do."""
-        cause = _REASONS.get(leg.reason or "", Cause.UNKNOWN)
-        leg.deliver(Ended(HangupCause(Cause.TRUNK_FAULT if cause is Cause.UNKNOWN else cause)))
-
-    @staticmethod
-    def _on_hangup(leg: AsteriskLeg, event: Message) -> None:
-        cause = classify(
-            sip=_sip_code(event.get("TechCause")),
-            q850=_number(event.get("Cause")),
-            rang=leg.rang,
-            answered=leg.answered,
-        )
-        if not leg.answered:
-            cause = _ours(cause, leg)
-        leg.deliver(Ended(cause))
+        if leg.gone is not None and (leg.answered or leg.reason is not None or leg.adopted):
+            leg.deliver(Ended(_cause_of(leg)))
+        elif leg.last_hope is None:
+            leg.last_hope = asyncio.get_running_loop().call_later(
+                CONCLUDE_SECONDS, lambda: leg.deliver(Ended(_cause_of(leg)))
+            )
 
     async def _keep_reconciling(self) -> None:
         """Compare legs with channels at each new link, after a loss of events, and now and then."""
@@ -506,13 +510,19 @@ def _cause_of_note(note: str) -> Cause:
     return _REASONS.get(note.removeprefix("failed:"), Cause.UNKNOWN)
 
 
-def _ours(cause: HangupCause, leg: AsteriskLeg) -> HangupCause:
-    """Tell our own cancel and our own ring timeout from what the callee did."""
+def _cause_of(leg: AsteriskLeg) -> HangupCause:
+    """Name the end of a leg from its `Hangup` and its `OriginateResponse`, whichever came."""
+    sip = _sip_code(leg.gone.get("TechCause")) if leg.gone else None
+    q850 = _number(leg.gone.get("Cause")) if leg.gone else None
+    if leg.answered:
+        return classify(sip=sip, q850=q850, rang=leg.rang, answered=True)
     if leg.hanging_up:
-        return HangupCause(Cause.CANCELED, cause.sip, cause.q850)
+        return HangupCause(Cause.CANCELED, sip, q850)
+    if leg.reason == RING_TIMEOUT:
+        return HangupCause(Cause.NO_ANSWER, None, q850)
+    cause = classify(sip=sip, q850=q850, rang=leg.rang, answered=False)
     if cause.cause in (Cause.CANCELED, Cause.UNKNOWN, Cause.NORMAL):
-        named = _REASONS.get(leg.reason or "", Cause.NO_ANSWER if leg.rang else Cause.UNKNOWN)
-        return HangupCause(named, cause.sip, cause.q850)
+        return HangupCause(_REASONS.get(leg.reason or "", Cause.UNKNOWN), sip, q850)
     return cause
 
 

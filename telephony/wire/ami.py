@@ -418,7 +418,7 @@ class AmiProtocol:
         if end < 0:
             self._searched = len(self._buffer)
             return None
-        match = _BANNER.fullmatch(self._buffer, 0, end)
+        match = _BANNER.fullmatch(bytes(self._buffer[:end]))
         if match is None:
             raise RemoteProtocolError("the peer is no Asterisk manager: its banner is another")
         del self._buffer[: end + 1]

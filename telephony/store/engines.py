@@ -149,8 +149,7 @@ async def _transaction(connection: AsyncConnection) -> AsyncIterator[None]:
 async def _undo(connection: AsyncConnection, rollback: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Roll back; a connection that can't even do that is thrown away, which rolls back as well."""
     try:
-        if not connection.invalidated:
-            await rollback()
+        await rollback()
     except DATABASE_ERRORS as error:
         _log.warning("store.rollback_failed", error=str(store_error(error)))
         await connection.invalidate()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from makers import a_request
+from sqlalchemy import event
 
 from telephony.errors import ConfigError, Overloaded, StoreUnavailable
 from telephony.store import Store, engines
@@ -173,6 +174,27 @@ async def test_a_killed_writer_leaves_whole_transactions(path: Path) -> None:
         found = len((await work.requests.list("shop", flow="triple", limit=1000)).items)
     assert found > 0
     assert found % 3 == 0
+    await store.close()
+
+
+async def test_a_commit_that_was_begun_is_awaited_to_the_end(path: Path) -> None:
+    store = await _opened(path)
+    engine = store.engine
+    assert isinstance(engine, SqliteEngine)
+    record = a_request()
+
+    async def write() -> None:
+        async with store.transaction() as work:
+            await work.requests.add(record)
+
+    task = asyncio.create_task(write())
+    event.listen(engine.writer.sync_engine, "commit", lambda _connection: task.cancel(), once=True)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert engine._connection is not None
+    assert not engine._connection.invalidated
+    async with store.transaction() as work:
+        assert await work.requests.get(record.id) == record
     await store.close()
 
 

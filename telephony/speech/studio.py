@@ -263,18 +263,18 @@ class Studio:
     async def _clips(self, parts: Sequence[Part], pack: Pack) -> list[Clip]:
         """The sound of all parts in order, with a breath between two that are spoken."""
         clips: list[Clip] = []
-        before: Part | None = None
         for at, part in enumerate(parts):
+            before = parts[at - 1] if at else None
+            after = parts[at + 1] if at + 1 < len(parts) else None
+            if isinstance(part, Silence):
+                clips.append(await self._pause(part, before, after, pack))
+                continue
+            if _breath_between(before, part):
+                clips.append(Clip.silence(round(_JOIN_GAP * TELEPHONE_RATE)))
             if isinstance(part, Digits):
                 clips.extend(_in_slots(part, await self.digit_slots(pack.tag)))
-            elif isinstance(part, Silence):
-                after = parts[at + 1] if at + 1 < len(parts) else None
-                clips.append(await self._pause(part, before, after, pack))
             else:
-                if before is not None and not isinstance(before, (Silence, Digits)):
-                    clips.append(Clip.silence(round(_JOIN_GAP * TELEPHONE_RATE)))
                 clips.append(await self._spoken(part, pack))
-            before = part
         return clips
 
     async def _pause(self, part: Silence, before: Part | None, after: Part | None, pack: Pack) -> Clip:
@@ -494,6 +494,13 @@ class Studio:
                     log.error("speech.not_erased", folder=str(self._media_dir), error=error.strerror)
                     return
         self._live.discard(name)
+
+
+def _breath_between(before: Part | None, part: Part) -> bool:
+    """Whether two parts need a pause that nobody asked for; digits after digits keep their rhythm."""
+    if before is None or isinstance(before, Silence):
+        return False
+    return not (isinstance(before, Digits) and isinstance(part, Digits))
 
 
 def _in_slots(part: Digits, digits: DigitSlots) -> tuple[Clip, ...]:

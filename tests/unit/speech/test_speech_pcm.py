@@ -92,6 +92,9 @@ def test_level_leaves_pauses_out() -> None:
     pause = array("h", bytes(2 * 8000))
     assert active_level(speech + pause + speech) == pytest.approx(active_level(speech), abs=0.2)
     assert active_level(pause) == -math.inf
+    # A noisy line between the words is no speech either: 30 dB below it, and well above -60 dBov.
+    hiss = tone(1, hertz=2100, amplitude=8000 / 31.6)
+    assert active_level(speech + hiss + speech) == pytest.approx(active_level(speech), abs=0.2)
 
 
 def test_trim_cuts_noise_at_both_ends_and_no_speech() -> None:

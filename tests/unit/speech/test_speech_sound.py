@@ -81,7 +81,8 @@ async def test_the_ear_notices_a_clip_under_a_wrong_name(espeak_studio: Studio, 
     assert [index for index in range(10) if told[index] != str(index)] == [3, 8]
 
 
-async def test_a_whole_verification_is_heard_as_it_was_meant(espeak_studio: Studio) -> None:
+@pytest.mark.parametrize("locale", LOCALES)
+async def test_a_whole_verification_is_heard_as_it_was_meant(espeak_studio: Studio, locale: str) -> None:
     code = "4028176395"
     prompt = Prompt(
         (
@@ -92,10 +93,10 @@ async def test_a_whole_verification_is_heard_as_it_was_meant(espeak_studio: Stud
             Digits(code, secret=True),
         )
     )
-    media = await espeak_studio.compose(prompt, "en")
+    media = await espeak_studio.compose(prompt, locale)
     sound = heard(media)
     parts = segments(sound, shortest_gap=0.35)
-    templates = digit_templates("en")
+    templates = digit_templates(locale)
     digits = [classify(sound[start:end], templates) for start, end in parts[-len(code) :]]
     assert "".join(digits) == code
     pauses = [(after[0] - before[1]) / RATE for before, after in pairwise(parts)]

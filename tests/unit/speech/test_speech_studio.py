@@ -154,6 +154,18 @@ async def test_a_silence_is_as_long_as_it_says_next_to_digits(make_studio: MakeS
     assert margin == pytest.approx(0.5, abs=0.1)
 
 
+async def test_a_breath_parts_words_from_digits_and_no_digit_from_another(make_studio: MakeStudio) -> None:
+    studio = make_studio()
+    slot = (await studio.digit_slots("en")).slot_samples
+
+    async def samples(*parts: Text | Digits) -> int:
+        return len(octets(await studio.compose(Prompt(parts), "en")))
+
+    word = await samples(Text("hello"))
+    assert await samples(Text("hello"), Digits("12"), Text("hello")) == 2 * word + 2 * slot + 2 * 1600
+    assert await samples(Digits("12"), Digits("34")) == 4 * slot
+
+
 async def test_every_kind_of_part_is_said(make_studio: MakeStudio, engine: ToneEngine) -> None:
     parts = (
         Text("Hello\r\nthere"),
@@ -465,12 +477,17 @@ async def test_discard_erases_both_files_and_may_be_repeated(make_studio: MakeSt
 
 async def test_discard_takes_nothing_else(make_studio: MakeStudio, tmp_path: Path) -> None:
     studio = make_studio()
-    await studio.prepare(["en"])
-    foreign = tmp_path / "other.ulaw"
-    foreign.write_bytes(b"x")
-    for name in (str(tmp_path / "media" / ".." / "other"), str(tmp_path / "other"), "other", "", "/"):
+    own = await studio.compose(verification("402817"), "en")
+    folder = tmp_path / "media"
+    foreign = [tmp_path / "other.ulaw", folder / "notes.ulaw"]
+    for path in foreign:
+        path.write_bytes(b"x")
+    same_name = f"{tmp_path}/{Path(own.name).name}"
+    names = (f"{folder}/../other", f"{tmp_path}/other", f"{folder}/notes", "notes", same_name, "", "/")
+    for name in names:
         studio.discard(Media(name, 1.0))
-    assert foreign.exists()
+    assert all(path.exists() for path in foreign)
+    assert Path(f"{own.name}.ulaw").exists()
 
 
 async def test_the_pbx_sees_the_folder_by_its_own_path(make_studio: MakeStudio, tmp_path: Path) -> None:

@@ -85,13 +85,19 @@ def open_engine(url: str, *, deadline: float) -> Engine:
             return SqliteEngine(parsed.set(drivername="sqlite+aiosqlite"), Path(parsed.database), deadline)
         case "postgres" | "postgresql" | "postgresql+asyncpg":
             try:
-                return PostgresEngine(parsed.set(drivername="postgresql+asyncpg"), deadline)
+                return PostgresEngine(_for_asyncpg(parsed), deadline)
             except ModuleNotFoundError as error:
                 raise ConfigError(
                     "store.url", "the PostgreSQL driver is not installed", "Install telephony[postgres]"
                 ) from error
         case other:
             raise ConfigError("store.url", f"{other} is not an engine of ours", mend)
+
+
+def _for_asyncpg(url: URL) -> URL:
+    # libpq, and so every guide, says sslmode; asyncpg takes the same words under the name ssl.
+    query = {"ssl" if name == "sslmode" else name: value for name, value in url.query.items()}
+    return url.set(drivername="postgresql+asyncpg", query=query)
 
 
 async def _to_the_end(work: Coroutine[Any, Any, Result]) -> Result:

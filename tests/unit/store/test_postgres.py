@@ -57,3 +57,11 @@ async def test_a_database_that_is_not_there_is_a_setting_to_mend(postgres_url: s
 async def test_a_server_that_is_not_there() -> None:
     with pytest.raises(StoreUnavailable):
         await Store.open("postgresql://postgres@127.0.0.1:1/none", owner="node-a", deadline=1)
+
+
+async def test_sslmode_is_understood(postgres_url: str) -> None:
+    store = await Store.open(postgres_url + "?sslmode=prefer", owner="node-a")
+    await store.ping()
+    await store.close()
+    with pytest.raises(StoreUnavailable, match="SSL"):
+        await Store.open(postgres_url + "?sslmode=require", owner="node-a")

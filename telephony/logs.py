@@ -1,0 +1,53 @@
+"""Structured logs: one line per event, with the ids of the call and the request, never a secret.
+
+What it never does: decide what is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final
+
+import structlog
+
+SECRET_FIELDS: Final = frozenset(
+    {"code", "secret", "password", "key", "authorization", "nonce", "master_key", "body", "digits"}
+)
+REPLACED: Final = "[not logged]"
+
+
+def drop_secrets(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Replace the value of every field that is named like a secret: the last line of defence."""
+    for name in event:
+        if name in SECRET_FIELDS:
+            event[name] = REPLACED
+    return event
+
+
+def set_up_logs(level: str = "info", style: str = "json") -> None:
+    """Log to standard error, as JSON lines or for people's eyes (`style="console"`).
+
+    `level` is one of debug, info, warning, error.
+    """
+    number = logging.getLevelNamesMapping()[level.upper()]
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if style == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            drop_secrets,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(stream=sys.stderr, level=max(number, logging.WARNING), format="%(message)s")

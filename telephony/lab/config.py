@@ -154,7 +154,6 @@ def write_carrier(instance: AsteriskInstance, options: CarrierOptions) -> None:
         "\n[carrier-out]\n"
         "exten => answered,1,AGI(agi://${LAB_AGI}/placed?id=${LAB_ID})\n"
         " same => n,Hangup()\n"
-        "exten => failed,1,Hangup()\n"
         "exten => h,1,Goto(carrier-end,s,1)\n"
         # The recording is complete on disk when this returns; then the lab is told.
         "\n[carrier-end]\n"
@@ -181,7 +180,6 @@ def _write_common(instance: AsteriskInstance, *, debug: bool) -> None:
         "spool/monitor",
         "keys",
         "agi",
-        "spool/outgoing",
         "quiet",
         "varlib",
     ):

@@ -142,6 +142,7 @@ class Lab:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.carrier.asterisk.start())
                 tasks.create_task(self.pbx.start())
+            await self.carrier.connect()
             await self._trunks_alive()
             self._write_state()
         except BaseException as error:
@@ -159,9 +160,9 @@ class Lab:
         if self._carrier is not None:
             instances.append(self._carrier.asterisk)
         try:
-            await asyncio.gather(*(instance.stop() for instance in instances))
             if self._carrier is not None:
                 await self._carrier.close()
+            await asyncio.gather(*(instance.stop() for instance in instances))
         finally:
             if self._run_dir is not None:
                 shutil.rmtree(self._run_dir, ignore_errors=True)

@@ -124,9 +124,9 @@ async def test_who_calls_over_which_trunk_with_which_codec_is_written_down(lab: 
     lab.carrier.default = answer_and_listen(after=0.0, listen=0.2)
     before = time.time()
     for trunk in lab.state.trunks:
-        await manager.originate(f"+86{trunk.encode().hex()[-8:]}", trunk=trunk, channel_id=f"on-{trunk}")
+        await manager.originate(f"+86{trunk.encode().hex()[-8:]}", trunk=trunk, channel_id=f"{trunk}-call")
     for trunk in lab.state.trunks:
-        await manager.hangup_of(f"on-{trunk}")
+        await manager.hangup_of(f"{trunk}-call")
     for call in lab.carrier.calls:
         await call.wait_ended()
     seen = {(call.number, call.trunk, call.codec) for call in lab.carrier.calls}
@@ -237,7 +237,9 @@ async def test_twenty_calls_at_once_are_all_heard_whole(lab: Lab, manager: Manag
     await add_dialplan(lab, "lab-many", "Wait(0.2)", *[f"Playback({sound})", "Wait(0.2)"] * 3, "Hangup()")
     lab.carrier.default = answer_and_listen(after=0.0)
     into = {"Context": "lab-many", "Exten": "s", "Priority": "1"}
-    await asyncio.gather(*(manager.originate(f"50{n:02d}", channel_id=f"m{n}", **into) for n in range(20)))
+    await asyncio.gather(
+        *(manager.originate(f"50{n:02d}", channel_id=f"m{n:02d}", **into) for n in range(20))
+    )
     for n in range(20):
         call = await lab.carrier.wait_for_call(f"50{n:02d}")
         await call.wait_ended()
@@ -258,6 +260,13 @@ async def test_the_carrier_calls_the_pbx(lab: Lab):
     await call.wait_ended()
     assert call.final_code == 200
     assert "PJSIP/carrier-b-" in lab.pbx.cdr_file.read_text()
+
+
+async def test_a_call_that_the_pbx_refuses_tells_its_code(lab: Lab):
+    await lab.pbx.console("dialplan add extension 95501,1,Hangup(17) into telephony-inbound")
+    call = await lab.carrier.place("95501", answer_and_listen())
+    await call.wait_ended()
+    assert (call.final_code, call.answered_at) == (486, None)
 
 
 async def test_a_mistake_in_a_subscriber_is_seen(lab: Lab, manager: Manager):

@@ -89,10 +89,10 @@ class PostgresServer:
         )
         return answer.returncode == 0
 
-    def new_database(self) -> str:
-        """Make an empty database and return its URL."""
+    def new_database(self, template: str = "template1") -> str:
+        """Make an empty database, or a copy of `template`, and return its URL."""
         name = f"t{uuid.uuid4().hex}"
-        self.sql(f"CREATE DATABASE {name}")
+        self.sql(f"CREATE DATABASE {name} TEMPLATE {template}")
         return f"postgresql://postgres@127.0.0.1:{self._port}/{name}"
 
     def sql(self, statement: str, database: str = "postgres") -> str:

@@ -234,10 +234,10 @@ class TestTransactions:
             with pytest.raises(StoreError, match="no column"):
                 await work.requests.update("call_1", fence=0, colour="red")
 
-    async def test_ping_and_clock(self, store: Store, url: str) -> None:
+    async def test_ping_and_clock(self, store: Store, database: str) -> None:
         await store.ping()
         assert await store.now_ms() == START
-        live = await Store.open(url, owner="live")
+        live = await Store.open(database, owner="live")
         first = await live.now_ms()
         assert 0 <= await live.now_ms() - first < 5_000
         assert first > 1_700_000_000_000

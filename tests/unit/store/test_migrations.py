@@ -38,11 +38,11 @@ async def test_a_second_start_changes_nothing(url: str) -> None:
     await second.close()
 
 
-async def test_a_newer_database_is_refused(store: Store, url: str) -> None:
+async def test_a_newer_database_is_refused(store: Store, database: str) -> None:
     async with store.engine.writing() as connection:
         await connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(ConfigError, match="9999"):
-        await Store.open(url, owner="node-b")
+        await Store.open(database, owner="node-b")
 
 
 def _start(url: str, gate: object, name: str) -> None:

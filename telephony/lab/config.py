@@ -164,6 +164,7 @@ def write_carrier(instance: AsteriskInstance, options: CarrierOptions) -> None:
         "\n[carrier-answer]\n"
         f"exten => s,1,MixMonitor(,r(${{ARG1}}){record})\n"
         " same => n,Answer(,i)\n"
+        " same => n,Set(LAB_ANSWERED=${STRFTIME(,,%s.%3q)})\n"
         f" same => n,StartMusicOnHold({_CARRIER_QUIET_CLASS})\n"
         " same => n,Return()\n"
     )

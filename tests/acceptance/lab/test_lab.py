@@ -34,7 +34,7 @@ from telephony.lab import (
     unallocated,
     voicemail,
 )
-from telephony.lab.ear import first_sound, hear
+from telephony.lab.ear import duration, first_sound, hear
 from tests.acceptance.lab.manager import Manager
 
 pytestmark = pytest.mark.lab
@@ -160,6 +160,9 @@ async def test_the_recording_is_true_in_time(lab: Lab, manager: Manager):
         assert call.heard is not None
         (first, first_end), (second, second_end) = sounds(call.heard)
         assert first == pytest.approx(1.0, abs=0.04)
+        assert call.ended_at is not None
+        assert call.answered_at is not None
+        assert duration(call.heard) == pytest.approx(call.ended_at - call.answered_at, abs=0.06)
         assert second - first_end == pytest.approx(0.7, abs=0.04)
         # Asterisk plays all but the last 20 ms of a file.
         assert first_end - first == pytest.approx(0.49, abs=0.03)

@@ -43,6 +43,8 @@ _END: Final = b"\r\n\r\n"
 _END_OF_COMMAND: Final = b"--END COMMAND--"
 _FOLLOWS_HEADERS: Final = frozenset({"response", "privilege", "actionid", "message"})
 _BANNER: Final = re.compile(rb"Asterisk Call Manager/([0-9]+(?:\.[0-9]+)*)[ \r]*")
+_VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_VARIABLE_SPECIAL: Final = re.compile(r'[\\",()\[\]]')
 _HEADER_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
@@ -238,6 +240,21 @@ class Reply:
 
 
 AmiItem: TypeAlias = Banner | Message | Reply
+
+
+def variable_header(name: str, value: str) -> Header:
+    """Return the header that gives a channel variable to an `Originate`.
+
+    Asterisk splits the header at commas and takes quotes and backslashes away (`AST_STANDARD_APP_ARGS`), so
+    what it would read as punctuation is escaped. Raises `LocalProtocolError` for a name that is none.
+    """
+    if not _VARIABLE_NAME.fullmatch(name):
+        raise LocalProtocolError("a channel variable has a name that is none")
+    return "Variable", f"{name}={_VARIABLE_SPECIAL.sub(_backslash, value)}"
+
+
+def _backslash(match: re.Match[str]) -> str:
+    return f"\\{match.group()}"
 
 
 def challenge_headers() -> tuple[Header, ...]:

@@ -19,6 +19,7 @@ from telephony.wire.ami import (
     Reply,
     challenge_headers,
     login_headers,
+    variable_header,
 )
 
 BANNER = b"Asterisk Call Manager/11.0.0\r\n"
@@ -32,6 +33,12 @@ HANGUP = (
 def ready(limits: AmiLimits | None = None) -> AmiProtocol:
     protocol = AmiProtocol("t-", limits or AmiLimits())
     assert protocol.receive(BANNER) == [Banner("11.0.0")]
+    return protocol
+
+
+def ready_with_one_action() -> AmiProtocol:
+    protocol = ready()
+    protocol.send("X")
     return protocol
 
 
@@ -79,7 +86,7 @@ FIXTURES = {
     "old output": OLD_COMMAND,
     "stray reply": response("other") + HANGUP,
     "rest of a torn value": b"Event: X\r\nValue: a\r\n\r\nb: c\r\n\r\n" + HANGUP,
-    "not UTF-8": HANGUP.replace(b"JosX", b"Jos\xff\xc3"),
+    "not UTF-8": HANGUP.replace("José".encode(), b"Jos\xff\xc3"),
 }
 
 
@@ -154,12 +161,24 @@ class TestMessages:
 
     def test_the_end_of_a_header_name_is_no_header(self) -> None:
         assert one_event(HANGUP).get("ID") == ""
+        assert one_event(b"Event: X\r\nA:b:c\r\n\r\n").get("A:b") == ""
         assert one_event(b"Event: X\r\nAB: 1\r\nB: 2\r\n\r\n").get("B") == "2"
 
     def test_an_originate_response_is_an_event(self) -> None:
         event = one_event(b"Event: OriginateResponse\r\nResponse: Failure\r\nReason: 8\r\n\r\n")
         assert event.is_event
         assert event.get("Response") == "Failure"
+
+    def test_bytes_that_are_no_text_are_replaced(self) -> None:
+        for taken_apart in (False, True):
+            event = one_event(FIXTURES["not UTF-8"])
+            assert not taken_apart or event.headers
+            assert event.get("CallerIDName") == "Jos\ufffd\ufffd 王小明 ☎"
+
+    def test_only_responses_have_command_output(self) -> None:
+        event = one_event(b"Event: UserEvent\r\nOutput: mine\r\n\r\n")
+        assert event.headers[1] == ("Output", "mine")
+        assert event.output == ()
 
     def test_a_message_cannot_be_changed(self) -> None:
         event = one_event(HANGUP)
@@ -244,6 +263,7 @@ class TestLists:
         assert isinstance(reply, Reply)
         assert [item.get("Channel") for item in reply.events] == ["PJSIP/a", "PJSIP/ü"]
         assert reply.text == "Channels will follow"
+        assert protocol._collecting == 0
         assert not reply.truncated
 
     def test_two_lists_may_be_interleaved(self) -> None:
@@ -273,6 +293,13 @@ class TestLists:
         protocol.receive(response("dial-1") + response(list_id, "EventList: start"))
         (event,) = protocol.receive(member("dial-1", "OriginateResponse", "Response: Success"))
         assert isinstance(event, Message)
+
+    def test_a_second_response_does_not_disturb_a_list(self) -> None:
+        protocol = ready()
+        protocol.send("CoreShowChannels")
+        half = LIST.index(HANGUP)
+        items = protocol.receive(LIST[:half] + response("t-1", "Message: forged") + LIST[half:])
+        assert items == fed(ready_with_one_action(), LIST)
 
     def test_a_list_that_was_cancelled_ends(self) -> None:
         protocol = ready()
@@ -314,6 +341,7 @@ class TestAbandoned:
         half = len(LIST) // 2
         protocol.receive(LIST[:half])
         protocol.abandon("t-1")
+        assert protocol._pending["t-1"].events == []
         assert protocol.receive(LIST[half:] + HANGUP)[-1] == one_event(HANGUP)
         assert protocol.pending == 0
 
@@ -388,6 +416,14 @@ class TestSending:
     def test_nothing_is_sent_before_the_banner(self) -> None:
         with pytest.raises(LocalProtocolError):
             AmiProtocol().send("Login")
+
+    def test_a_variable_is_one_variable_whatever_its_value(self) -> None:
+        assert variable_header("A", "1") == ("Variable", "A=1")
+        value = 'x,B=2 "(q)" [z] \\'
+        assert variable_header("A", value) == ("Variable", 'A=x\\,B=2 \\"\\(q\\)\\" \\[z\\] \\\\')
+        for name in ("", "A=B", "A,B", " A", '"A'):
+            with pytest.raises(LocalProtocolError):
+                variable_header(name, "1")
 
     def test_login_by_challenge_shows_no_secret(self) -> None:
         assert challenge_headers() == (("AuthType", "MD5"),)

@@ -1,0 +1,405 @@
+"""The HTTP application: routes, and what surrounds each of them.
+
+Around every request: an id, a key, a deadline for the body, a log line, a metric, and problems for
+whatever goes wrong. What it never does: decide anything about a call, or log a body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+import structlog
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+
+from telephony.api import documents
+from telephony.api.keys import KeyRing
+from telephony.api.ports import CallService, Health, VerificationService
+from telephony.api.problems import problem, problem_of
+from telephony.api.reading import MAX_BODY, Refusal, read_model
+from telephony.api.schemas import (
+    Call,
+    CheckReply,
+    CheckRequest,
+    DryRun,
+    Empty,
+    ListOf,
+    Verification,
+    VerificationRequest,
+)
+from telephony.errors import IdempotencyConflict, InputError, Overloaded, TelephonyError
+from telephony.model.call import CallStatus, VerificationStatus
+from telephony.model.client import Client
+from telephony.model.ids import new_id
+from telephony.services.contract import Once, StoredReply
+
+log = structlog.get_logger(__name__)
+
+READ_SECONDS: Final = 10.0
+MAX_WAIT: Final = 60.0
+MAX_LIMIT: Final = 200
+MAX_IN_FLIGHT: Final = 10_000
+REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
+LOCAL_KINDS: Final = {404: "not-found", 405: "method-not-allowed", 413: "too-large"}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Status = TypeVar("Status", CallStatus, VerificationStatus)
+
+CLIENT: Final = web.RequestKey("client", Client)
+REQUEST_NAME: Final = web.RequestKey("request_id", str)
+
+
+class Metrics:
+    """What the HTTP face counts; routes are labelled by their template, never by a path."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        labels = ("method", "route", "status")
+        self.requests = Counter("telephony_http_requests", "HTTP requests", labels, registry=registry)
+        self.seconds = Histogram(
+            "telephony_http_request_seconds",
+            "Time to answer",
+            ("method", "route"),
+            registry=registry,
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60),
+        )
+
+
+class HttpFace:
+    """The handlers."""
+
+    def __init__(
+        self,
+        verifications: VerificationService,
+        calls: CallService,
+        health: Health,
+        keys: KeyRing,
+        registry: CollectorRegistry,
+    ) -> None:
+        self._verifications = verifications
+        self._calls = calls
+        self._health = health
+        self._keys = keys
+        self._metrics = Metrics(registry)
+        self._in_flight: set[tuple[str, str]] = set()
+
+    def routes(self) -> list[web.RouteDef]:
+        """Every route."""
+        one = "/v1/verifications/{id}"
+        return [
+            web.post("/v1/verifications", self.create_verification),
+            web.get("/v1/verifications", self.list_verifications),
+            web.get(one, self.get_verification),
+            web.post(f"{one}/resend", self.resend_verification),
+            web.post(f"{one}/check", self.check_verification),
+            web.post(f"{one}/cancel", self.cancel_verification),
+            web.get("/v1/calls", self.list_calls),
+            web.get("/v1/calls/{id}", self.get_call),
+            web.post("/v1/calls/{id}/cancel", self.cancel_call),
+            web.get("/healthz", self.healthz),
+            web.get("/readyz", self.readyz),
+            web.get("/metrics", self.metrics),
+            web.get("/openapi.json", self.openapi),
+            web.get("/docs", self.docs),
+        ]
+
+    # ---- verifications
+
+    async def create_verification(self, request: web.Request) -> web.Response:
+        """`POST /v1/verifications`."""
+        body, raw = await read_model(request, VerificationRequest)
+        client = request[CLIENT]
+        if _flag(request, "dry_run"):
+            return _json(DryRun.of(await self._verifications.dry_run(client, body.as_new())))
+        with self._once(request, raw, 201) as once:
+            made = await self._verifications.create(client, body.as_new(), once)
+        return _made(made, 201)
+
+    async def resend_verification(self, request: web.Request) -> web.Response:
+        """`POST /v1/verifications/{id}/resend`."""
+        _body, raw = await read_model(request, Empty, optional=True)
+        with self._once(request, raw, 200) as once:
+            made = await self._verifications.resend(request[CLIENT], request.match_info["id"], once)
+        return _made(made, 200)
+
+    async def check_verification(self, request: web.Request) -> web.Response:
+        """`POST /v1/verifications/{id}/check`."""
+        body, _raw = await read_model(request, CheckRequest)
+        outcome = await self._verifications.check(request[CLIENT], request.match_info["id"], body.code)
+        return _json(CheckReply.of(outcome))
+
+    async def cancel_verification(self, request: web.Request) -> web.Response:
+        """`POST /v1/verifications/{id}/cancel`."""
+        await read_model(request, Empty, optional=True)
+        return _json(
+            Verification.of(await self._verifications.cancel(request[CLIENT], request.match_info["id"]))
+        )
+
+    async def get_verification(self, request: web.Request) -> web.Response:
+        """`GET /v1/verifications/{id}`; `?wait=` seconds waits for a change."""
+        client, wanted = request[CLIENT], request.match_info["id"]
+        wait = _wait(request)
+        if wait:
+            await self._verifications.wait_changed(client, wanted, wait)
+        return _json(Verification.of(await self._verifications.get(client, wanted)))
+
+    async def list_verifications(self, request: web.Request) -> web.Response:
+        """`GET /v1/verifications`."""
+        page = await self._verifications.list(
+            request[CLIENT],
+            status=_status(request, VerificationStatus),
+            cursor=request.query.get("cursor"),
+            limit=_limit(request),
+        )
+        items = [Verification.of(view) for view in page.items]
+        return _json(ListOf[Verification](items=items, next_cursor=page.next_cursor))
+
+    # ---- calls
+
+    async def get_call(self, request: web.Request) -> web.Response:
+        """`GET /v1/calls/{id}`; `?wait=` seconds waits for a change."""
+        client, wanted = request[CLIENT], request.match_info["id"]
+        wait = _wait(request)
+        if wait:
+            await self._calls.wait_changed(client, wanted, wait)
+        return _json(Call.of(await self._calls.get(client, wanted)))
+
+    async def list_calls(self, request: web.Request) -> web.Response:
+        """`GET /v1/calls`."""
+        page = await self._calls.list(
+            request[CLIENT],
+            status=_status(request, CallStatus),
+            cursor=request.query.get("cursor"),
+            limit=_limit(request),
+        )
+        items = [Call.of(view) for view in page.items]
+        return _json(ListOf[Call](items=items, next_cursor=page.next_cursor))
+
+    async def cancel_call(self, request: web.Request) -> web.Response:
+        """`POST /v1/calls/{id}/cancel`."""
+        await read_model(request, Empty, optional=True)
+        return _json(Call.of(await self._calls.cancel(request[CLIENT], request.match_info["id"])))
+
+    # ---- the house itself
+
+    async def healthz(self, _request: web.Request) -> web.Response:
+        """`GET /healthz`: the process is alive."""
+        return web.json_response({"status": "ok"})
+
+    async def readyz(self, _request: web.Request) -> web.Response:
+        """`GET /readyz`: calls can be placed, or which part is not ready (503)."""
+        ready, parts = await self._health.ready()
+        return web.json_response(
+            {"status": "ok" if ready else "not ready", "parts": dict(parts)}, status=200 if ready else 503
+        )
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        """`GET /metrics`: Prometheus text."""
+        return web.Response(
+            body=generate_latest(self._metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    async def openapi(self, _request: web.Request) -> web.Response:
+        """`GET /openapi.json`."""
+        return web.json_response(documents.openapi())
+
+    async def docs(self, _request: web.Request) -> web.Response:
+        """`GET /docs`: the same for people, in one page without anything from outside."""
+        return web.Response(
+            text=documents.page(),
+            content_type="text/html",
+            headers={
+                "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; "
+                "form-action 'none'; frame-ancestors 'none'",
+                "X-Content-Type-Options": "nosniff",
+                "Referrer-Policy": "no-referrer",
+            },
+        )
+
+    # ---- around every request
+
+    @contextmanager
+    def _once(self, request: web.Request, raw: bytes, status: int) -> Iterator[Once[Any] | None]:
+        """Hold the request's Idempotency-Key while it is carried out; a second holder is refused."""
+        key = _idempotency_key(request)
+        if key is None:
+            yield None
+            return
+        held = (request[CLIENT].name, key)
+        if held in self._in_flight:
+            raise IdempotencyConflict("a request with this Idempotency-Key is being answered")
+        if len(self._in_flight) >= MAX_IN_FLIGHT:
+            raise Overloaded("too many requests at once")
+        self._in_flight.add(held)
+        fingerprint = hashlib.sha256(f"{request.method} {request.path}\n".encode() + raw).hexdigest()
+        try:
+            yield Once(
+                key, fingerprint, lambda view: StoredReply(status, Verification.of(view).model_dump_json())
+            )
+        finally:
+            self._in_flight.discard(held)
+
+    @web.middleware
+    async def around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Give it an id, answer whatever happens, log and count it."""
+        given = request.headers.get("X-Request-Id", "")
+        request_id = given if REQUEST_ID.fullmatch(given) else new_id("req")
+        request[REQUEST_NAME] = request_id
+        started = time.monotonic()
+        response = await self._answer(request, handler)
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource is not None else "none"
+        seconds = time.monotonic() - started
+        method = request.method if request.method in ("GET", "POST", "HEAD") else "other"
+        self._metrics.requests.labels(method, route, str(response.status)).inc()
+        self._metrics.seconds.labels(method, route).observe(seconds)
+        client = request.get(CLIENT)
+        log.info(
+            "http.request",
+            request=request_id,
+            method=method,
+            route=route,
+            status=response.status,
+            ms=round(seconds * 1000, 1),
+            client=client.name if client else None,
+        )
+        response.headers["X-Request-Id"] = request_id
+        return response
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            if request.path not in OPEN_PATHS:
+                client = self._keys.find(request.headers.get("Authorization", ""))
+                if client is None:
+                    return problem(
+                        "unauthorized",
+                        "Send Authorization: Bearer KEY with a key of this controller",
+                        headers={"WWW-Authenticate": 'Bearer realm="telephony"'},
+                    )
+                request[CLIENT] = client
+            if not await _read_in_time(request):
+                return problem("request-timeout", f"The body did not come within {READ_SECONDS:g} s")
+            return await handler(request)
+        except Refusal as refusal:
+            return refusal.response
+        except TelephonyError as error:
+            response = problem_of(error)
+            if response.status == 500:
+                log.exception("http.failed", request=request[REQUEST_NAME])
+            return response
+        except web.HTTPException as error:
+            kind = LOCAL_KINDS.get(error.status)
+            if kind is None:
+                raise
+            kept = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+            return problem(kind, _local_detail(kind, request), headers=kept)
+        except Exception:
+            log.exception("http.failed", request=request[REQUEST_NAME])
+            return problem(
+                "internal-error", "The log of the controller says why", instance=request[REQUEST_NAME]
+            )
+
+
+def create_app(
+    *,
+    verifications: VerificationService,
+    calls: CallService,
+    health: Health,
+    keys: KeyRing,
+    registry: CollectorRegistry | None = None,
+) -> web.Application:
+    """Put the HTTP face together."""
+    face = HttpFace(verifications, calls, health, keys, registry or CollectorRegistry())
+    app = web.Application(middlewares=[face.around], client_max_size=MAX_BODY)
+    app.add_routes(face.routes())
+    return app
+
+
+async def _read_in_time(request: web.Request) -> bool:
+    """Read the whole body before anything is decided, so that a slow sender holds nothing."""
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            await request.read()
+    except TimeoutError:
+        return False
+    return True
+
+
+def _json(model: BaseModel, status: int = 200) -> web.Response:
+    return web.Response(text=model.model_dump_json(), status=status, content_type="application/json")
+
+
+def _made(made: Any, status: int) -> web.Response:
+    """Answer a POST that makes something, or give the stored reply again."""
+    if isinstance(made, StoredReply):
+        return web.Response(
+            text=made.body,
+            status=made.status,
+            content_type="application/json",
+            headers={"Idempotency-Replayed": "true"},
+        )
+    return _json(Verification.of(made), status)
+
+
+def _idempotency_key(request: web.Request) -> str | None:
+    """Read the key, quoted as the IETF draft has it or bare."""
+    text = request.headers.get("Idempotency-Key")
+    if text is None:
+        return None
+    key = text[1:-1] if len(text) >= 2 and text[0] == text[-1] == '"' else text
+    if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():
+        raise InputError("Idempotency-Key", "is not usable", "Send 1 to 255 printable ASCII characters")
+    return key
+
+
+def _flag(request: web.Request, name: str) -> bool:
+    text = request.query.get(name, "false")
+    if text not in ("true", "false"):
+        raise InputError(name, "is not a switch", "Send true or false")
+    return text == "true"
+
+
+def _wait(request: web.Request) -> float:
+    text = request.query.get("wait", "0")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_WAIT:
+        raise InputError("wait", "is out of range", f"Send seconds from 0 to {MAX_WAIT:g}")
+    return seconds
+
+
+def _limit(request: web.Request) -> int:
+    text = request.query.get("limit", "50")
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_LIMIT):
+        raise InputError("limit", "is out of range", f"Send a number from 1 to {MAX_LIMIT}")
+    return int(text)
+
+
+def _status(request: web.Request, kind: type[Status]) -> Status | None:
+    text = request.query.get("status")
+    if text is None:
+        return None
+    try:
+        return kind(text)
+    except ValueError:
+        known = ", ".join(status.value for status in kind)
+        raise InputError("status", "is not a status", f"Send one of {known}") from None
+
+
+def _local_detail(kind: str, request: web.Request) -> str:
+    if kind == "too-large":
+        return f"A body has at most {MAX_BODY} bytes"
+    if kind == "method-not-allowed":
+        return f"{request.method} is not served here"
+    return "There is nothing here; /docs lists what there is"

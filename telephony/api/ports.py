@@ -1,0 +1,91 @@
+"""What the HTTP face needs of the services. What it never does: implement it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from telephony.model.call import CallStatus, VerificationStatus
+from telephony.model.client import Client
+from telephony.services.contract import (
+    CallView,
+    CheckOutcome,
+    NewVerification,
+    Once,
+    Page,
+    StoredReply,
+    Verdict,
+    VerificationView,
+)
+
+
+class VerificationService(Protocol):
+    """Verifications; every method raises the errors of `telephony.errors`."""
+
+    async def create(
+        self, client: Client, new: NewVerification, once: Once[VerificationView] | None
+    ) -> VerificationView | StoredReply:
+        """Make one and ring; a `StoredReply` where the same key made one before."""
+        ...
+
+    async def resend(
+        self, client: Client, verification_id: str, once: Once[VerificationView] | None
+    ) -> VerificationView | StoredReply:
+        """Ring again with the same code."""
+        ...
+
+    async def check(self, client: Client, verification_id: str, code: str) -> CheckOutcome:
+        """Compare a code."""
+        ...
+
+    async def cancel(self, client: Client, verification_id: str) -> VerificationView:
+        """Cancel it and its call."""
+        ...
+
+    async def get(self, client: Client, verification_id: str) -> VerificationView:
+        """Read one."""
+        ...
+
+    async def list(
+        self, client: Client, *, status: VerificationStatus | None, cursor: str | None, limit: int
+    ) -> Page[VerificationView]:
+        """Read a page, newest first."""
+        ...
+
+    async def dry_run(self, client: Client, new: NewVerification) -> Verdict:
+        """Check everything, dial nothing, keep nothing."""
+        ...
+
+    async def wait_changed(self, client: Client, verification_id: str, timeout: float) -> None:
+        """Wait until it or its call changes."""
+        ...
+
+
+class CallService(Protocol):
+    """Calls."""
+
+    async def get(self, client: Client, call_id: str) -> CallView:
+        """Read one, with its attempts."""
+        ...
+
+    async def list(
+        self, client: Client, *, status: CallStatus | None, cursor: str | None, limit: int
+    ) -> Page[CallView]:
+        """Read a page, newest first."""
+        ...
+
+    async def cancel(self, client: Client, call_id: str) -> CallView:
+        """Cancel one that is not over."""
+        ...
+
+    async def wait_changed(self, client: Client, call_id: str, timeout: float) -> None:
+        """Wait until it changes."""
+        ...
+
+
+class Health(Protocol):
+    """Whether calls can be placed."""
+
+    async def ready(self) -> tuple[bool, Mapping[str, str]]:
+        """Whether all is well, and per part `ok` or what is wrong."""
+        ...

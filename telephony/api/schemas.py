@@ -1,0 +1,256 @@
+"""The bodies of requests and replies: pydantic models, strict, and nothing unknown.
+
+What it never does: turn a string into a number for somebody, or carry a code in a reply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from telephony.model.call import CallStatus, VerificationStatus
+from telephony.services.contract import (
+    AttemptView,
+    CallView,
+    CheckOutcome,
+    NewVerification,
+    Verdict,
+    VerificationView,
+)
+
+Item = TypeVar("Item")
+
+Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+OutId = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[ -~]+$")]
+
+
+class Body(BaseModel):
+    """A request's body."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class Reply(BaseModel):
+    """A reply's body."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class VerificationRequest(Body):
+    """Ring a number and speak a code."""
+
+    to: str = Field(
+        description="E.164, or a national number of your default region", examples=["+8613800000000"]
+    )
+    locale: str | None = Field(None, max_length=35, description="Language of the call", examples=["zh-CN"])
+    code_length: int | None = Field(None, description="Digits of the code, 4 to 10; 6 by default")
+    code: str | None = Field(None, max_length=32, repr=False, description="Your own code, 4 to 10 digits")
+    ttl: int | None = Field(None, description="Seconds that the code is valid; 600 by default")
+    play_times: int | None = Field(None, description="How often the code is said, 1 to 3; 2 by default")
+    require_keypress: bool | None = Field(
+        None, description="Ask for a key first, so that a voicemail box never hears the code"
+    )
+    dial_within: float | None = Field(
+        None, description="Seconds; what is not dialled by then is `failed`; 30 by default"
+    )
+    out_id: OutId | None = Field(None, description="Your own id, handed back")
+
+    def as_new(self) -> NewVerification:
+        """The same for the service."""
+        return NewVerification(**self.model_dump())
+
+
+class CheckRequest(Body):
+    """A code that somebody typed."""
+
+    code: str = Field(min_length=1, max_length=32, repr=False, examples=["123456"])
+
+
+class Empty(Body):
+    """Nothing: `{}` or no body at all."""
+
+
+class Verification(Reply):
+    """A verification; its code is never shown."""
+
+    id: str = Field(examples=["vrf_01hv0000000000000000000000"])
+    to: str
+    locale: str
+    status: VerificationStatus
+    call_id: str | None
+    call_status: CallStatus | None = Field(description="Of the newest call")
+    code_length: int
+    play_times: int
+    require_keypress: bool
+    checks_left: int
+    sends_left: int
+    expires_at: Moment
+    created_at: Moment
+    updated_at: Moment
+    failure_reason: str | None
+    out_id: str | None
+
+    @classmethod
+    def of(cls, view: VerificationView) -> Verification:
+        """Show a view."""
+        return cls(
+            id=view.id,
+            to=view.to,
+            locale=view.locale,
+            status=view.status,
+            call_id=view.call_id,
+            call_status=view.call_status,
+            code_length=view.code_length,
+            play_times=view.play_times,
+            require_keypress=view.require_keypress,
+            checks_left=view.checks_left,
+            sends_left=view.sends_left,
+            expires_at=moment(view.expires_at),
+            created_at=moment(view.created_at),
+            updated_at=moment(view.updated_at),
+            failure_reason=view.failure_reason,
+            out_id=view.out_id,
+        )
+
+
+class CheckReply(Reply):
+    """Whether this very check approved the verification."""
+
+    id: str
+    status: VerificationStatus
+    valid: bool
+    checks_left: int
+
+    @classmethod
+    def of(cls, outcome: CheckOutcome) -> CheckReply:
+        """Show an outcome."""
+        seen = outcome.verification
+        return cls(id=seen.id, status=seen.status, valid=outcome.valid, checks_left=seen.checks_left)
+
+
+class DryRun(Reply):
+    """What would happen; nothing was dialled or kept."""
+
+    dry_run: Literal[True] = True
+    to: str
+    locale: str
+    trunk: str
+    trunk_reason: str
+
+    @classmethod
+    def of(cls, verdict: Verdict) -> DryRun:
+        """Show a verdict."""
+        return cls(
+            to=verdict.to, locale=verdict.locale, trunk=verdict.trunk, trunk_reason=verdict.trunk_reason
+        )
+
+
+class Attempt(Reply):
+    """One ring: its trunk and why, its times, its hangup cause."""
+
+    id: str
+    number: int
+    trunk: str
+    trunk_reason: str
+    phase: str
+    dialed_at: Moment | None
+    ringing_at: Moment | None
+    answered_at: Moment | None
+    ended_at: Moment | None
+    sip: int | None = Field(description="Final SIP code")
+    q850: int | None = Field(description="Q.850 cause")
+    cause: str | None
+    end_reason: str | None
+    keys: str | None = Field(description="Keys pressed")
+
+    @classmethod
+    def of(cls, view: AttemptView) -> Attempt:
+        """Show a view."""
+        return cls(
+            id=view.id,
+            number=view.number,
+            trunk=view.trunk,
+            trunk_reason=view.trunk_reason,
+            phase=view.phase,
+            dialed_at=moment_or_none(view.dialed_at),
+            ringing_at=moment_or_none(view.ringing_at),
+            answered_at=moment_or_none(view.answered_at),
+            ended_at=moment_or_none(view.ended_at),
+            sip=view.sip,
+            q850=view.q850,
+            cause=view.cause,
+            end_reason=view.end_reason,
+            keys=view.keys,
+        )
+
+
+class Call(Reply):
+    """A call with its attempts."""
+
+    id: str = Field(examples=["call_01hv0000000000000000000000"])
+    to: str
+    flow: str
+    status: CallStatus
+    created_at: Moment
+    updated_at: Moment
+    ended_at: Moment | None
+    expires_at: Moment | None
+    failure_reason: str | None
+    out_id: str | None
+    attempts: tuple[Attempt, ...]
+
+    @classmethod
+    def of(cls, view: CallView) -> Call:
+        """Show a view."""
+        return cls(
+            id=view.id,
+            to=view.to,
+            flow=view.flow,
+            status=view.status,
+            created_at=moment(view.created_at),
+            updated_at=moment(view.updated_at),
+            ended_at=moment_or_none(view.ended_at),
+            expires_at=moment_or_none(view.expires_at),
+            failure_reason=view.failure_reason,
+            out_id=view.out_id,
+            attempts=tuple(Attempt.of(attempt) for attempt in view.attempts),
+        )
+
+
+class ListOf(Reply, Generic[Item]):
+    """One page, newest first; `next_cursor` is null on the last."""
+
+    items: Sequence[Item]
+    next_cursor: str | None
+
+
+class Fault(Reply):
+    """One fault of a request."""
+
+    field: str
+    problem: str
+    mend: str
+
+
+class Problem(Reply):
+    """RFC 9457 problem details."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: tuple[Fault, ...] = ()
+
+
+def moment(milliseconds: int) -> str:
+    """Write a moment as RFC 3339, UTC, to the millisecond."""
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
+
+
+def moment_or_none(milliseconds: int | None) -> str | None:
+    """Write a moment that may not have come."""
+    return None if milliseconds is None else moment(milliseconds)

@@ -1,0 +1,237 @@
+"""Where everything is put together: from settings to a running controller, and down again in order.
+
+What it never does: decide anything about a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Gauge
+
+from telephony.api import create_app
+from telephony.api.keys import KeyRing
+from telephony.calls.engine import CallEngine, EngineConfig
+from telephony.errors import ConfigError, StoreError
+from telephony.model.prompt import Phrase
+from telephony.net.ami import AmiConfig
+from telephony.pbx.asterisk import AsteriskConfig, AsteriskPbx
+from telephony.resources import data_dir
+from telephony.services.calls import Calls
+from telephony.services.codes import CodeBox, derive_key
+from telephony.services.housekeeping import STALE_MEDIA_SECONDS, Housekeeper
+from telephony.services.verification import CallBudget, VerificationFlow, VerificationRules, Verifications
+from telephony.settings import Settings
+from telephony.speech.engine import EspeakNg
+from telephony.speech.packs import Packs
+from telephony.speech.studio import Studio
+from telephony.store import Store
+from telephony.trunks.dialect import NumberFormat, Trunk
+from telephony.trunks.routing import Router
+
+log = structlog.get_logger(__name__)
+
+AMI_EVENTS: Final = ("FullyBooted", "Hangup", "Newstate", "OriginateResponse")
+BRANDED: Final = ("verification.greeting", "verification.press_key")
+
+
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """A running controller and its parts."""
+
+    settings: Settings
+    store: Store
+    pbx: AsteriskPbx
+    studio: Studio
+    engine: CallEngine
+    verifications: Verifications
+    calls: Calls
+    http_port: int
+
+    @property
+    def url(self) -> str:
+        """Where the HTTP API listens."""
+        return f"http://{self.settings.server.host}:{self.http_port}"
+
+
+class Readiness:
+    """What `/readyz` tells of each part."""
+
+    def __init__(self, store: Store, pbx: AsteriskPbx) -> None:
+        self._store = store
+        self._pbx = pbx
+
+    async def ready(self) -> tuple[bool, Mapping[str, str]]:
+        """Whether a call asked for now would be dialled, and what is wrong where not."""
+        parts = {"speech": "ok", "store": "ok", "pbx": "ok" if self._pbx.ready else "not connected"}
+        try:
+            await self._store.ping()
+        except StoreError as error:
+            parts["store"] = str(error)
+        return all(state == "ok" for state in parts.values()), parts
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Controller]:
+    """Start a controller, and stop it when the block ends: no new calls, then drain, then close.
+
+    Raises `ConfigError`, `SpeechError` or `StoreError` when it cannot start.
+    """
+    async with AsyncExitStack() as stack:
+        master_key = settings.master_key()
+        studio = _studio(settings)
+        stack.push_async_callback(studio.close)
+        studio.sweep(STALE_MEDIA_SECONDS)
+        clients = settings.client_list()
+        branded = [Phrase(key, (("brand", client.brand),)) for client in clients for key in BRANDED]
+        await studio.prepare(settings.speech.locales, branded)
+        store = await Store.open(settings.store.url, owner=settings.server.node)
+        stack.push_async_callback(store.close)
+        pbx = AsteriskPbx(_asterisk(settings, derive_key(master_key, "session-nonce")))
+        codes = CodeBox(master_key)
+        router = Router(_trunks(settings))
+        engine = CallEngine(
+            store,
+            pbx,
+            router,
+            {VerificationFlow.name: VerificationFlow(store, studio, codes)},
+            owner=settings.server.node,
+            discard=studio.discard,
+            config=EngineConfig(drain=settings.server.drain_seconds),
+        )
+        verifications = Verifications(store, engine, router, studio, codes, _rules(settings))
+        calls = Calls(store, engine)
+        await pbx.start()
+        stack.push_async_callback(pbx.stop)
+        await engine.start()
+        stack.push_async_callback(engine.stop)
+        housekeeper = Housekeeper(store, studio)
+        housekeeper.start()
+        stack.push_async_callback(housekeeper.stop)
+        registry = CollectorRegistry()
+        _watch(registry, pbx, engine)
+        http = create_app(
+            verifications=verifications,
+            calls=calls,
+            health=Readiness(store, pbx),
+            keys=KeyRing(
+                (section.key_hash, client) for section, client in zip(settings.clients, clients, strict=True)
+            ),
+            registry=registry,
+        )
+        port = await _serve_http(stack, http, settings)
+        yield Controller(settings, store, pbx, studio, engine, verifications, calls, port)
+
+
+async def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(settings) as controller:
+        log.info("controller.ready", url=controller.url, agi_port=controller.pbx.agi_port)
+        await stop.wait()
+        log.info("controller.stopping", calls=controller.engine.live_calls)
+
+
+def _studio(settings: Settings) -> Studio:
+    speech = settings.speech
+    return Studio(
+        Packs.load(data_dir("audio")),
+        EspeakNg(),
+        cache_dir=speech.cache_dir,
+        media_dir=speech.media_dir,
+        pbx_media_dir=speech.pbx_media_dir,
+        recordings_dir=speech.recordings_dir,
+        cache_limit_bytes=speech.cache_limit_mb * 1024 * 1024,
+    )
+
+
+def _asterisk(settings: Settings, nonce_key: bytes) -> AsteriskConfig:
+    ami, agi = settings.pbx.ami, settings.fastagi
+    return AsteriskConfig(
+        ami=AmiConfig(
+            host=ami.host,
+            port=ami.port,
+            username=ami.username,
+            secret=settings.ami_secret(),
+            tls=ami.tls,
+            ca_file=ami.tls_ca_file,
+            connect_timeout=ami.connect_timeout,
+            action_timeout=ami.action_timeout,
+            event_names=AMI_EVENTS,
+        ),
+        nonce_key=nonce_key,
+        agi_host=agi.host,
+        agi_port=agi.port,
+        allowed_peers=agi.allowed_peers,
+        max_sessions=agi.max_connections,
+        drain_seconds=settings.server.drain_seconds,
+    )
+
+
+def _trunks(settings: Settings) -> list[Trunk]:
+    return [
+        Trunk(
+            name=section.name,
+            endpoint=section.endpoint,
+            prefixes=section.prefixes,
+            number_format=NumberFormat(section.number_format),
+            prefix=section.prefix,
+            codecs=section.codecs,
+            ring_timeout=section.ring_timeout,
+        )
+        for section in settings.trunks
+    ]
+
+
+def _rules(settings: Settings) -> VerificationRules:
+    rules = settings.verification
+    return VerificationRules(
+        code_length=rules.code_length,
+        ttl=rules.ttl,
+        max_checks=rules.max_checks,
+        max_sends=rules.max_sends,
+        play_times=rules.play_times,
+        require_keypress=rules.require_keypress,
+        dial_within=rules.dial_within,
+        failures_per_number=rules.failures_per_number,
+        failures_window=rules.failures_window,
+        calls_per_number=tuple(CallBudget(one.count, one.seconds) for one in rules.calls_per_number),
+    )
+
+
+def _watch(registry: CollectorRegistry, pbx: AsteriskPbx, engine: CallEngine) -> None:
+    """Let the metrics read what the rooms know of themselves."""
+    linked = Gauge("telephony_pbx_connected", "1 while linked to the PBX", registry=registry)
+    linked.set_function(lambda: float(pbx.ready))
+    live = Gauge("telephony_calls_live", "Calls this controller works on", registry=registry)
+    live.set_function(lambda: float(engine.live_calls))
+    strays = Gauge("telephony_sessions_refused", "FastAGI sessions that fitted no call", registry=registry)
+    strays.set_function(lambda: float(pbx.stray_sessions))
+
+
+async def _serve_http(stack: AsyncExitStack, http: web.Application, settings: Settings) -> int:
+    """Listen; raises `ConfigError` where the address is taken. Returns the port."""
+    runner = web.AppRunner(http, access_log=None, keepalive_timeout=75.0, shutdown_timeout=5.0)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    server = settings.server
+    try:
+        await web.TCPSite(runner, server.host, server.port).start()
+    except OSError as error:
+        raise ConfigError(
+            "server.port",
+            f"{server.host}:{server.port} cannot be listened on ({error.strerror})",
+            "Use another",
+        ) from None
+    port: int = runner.addresses[0][1]
+    return port

@@ -425,12 +425,15 @@ class Carrier:
 
     async def _enter(self, call: CarrierCall) -> Subscriber:
         """Write the call down, count it in, and say who answers it."""
-        address, call.asserted = (await call._variable(_FACTS)).split("|", 1)
-        call.trunk = "a" if address.startswith(f"{self.asterisk.address}:") else "b"
-        async with self._arrived:
+        try:
+            address, call.asserted = (await call._variable(_FACTS)).split("|", 1)
+            call.trunk = "a" if address.startswith(f"{self.asterisk.address}:") else "b"
+        finally:
+            # A caller who gives up at once has called all the same.
             self.calls.append(call)
-            self._arrived.notify_all()
-        self._note("arrived", call)
+            self._note("arrived", call)
+            async with self._arrived:
+                self._arrived.notify_all()
         limit = self._capacity.get(call.trunk)
         if limit is not None and self.standing(call.trunk) >= limit:
             call.refused_full = True

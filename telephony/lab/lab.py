@@ -345,8 +345,9 @@ def _runtime_dir() -> Path:
 
 
 def _take_number() -> tuple[int, IO[str], Path]:
-    """Return a free lab number, the lock that holds it, and its folder, cleared of what a crash left."""
+    """Return a free lab number, the lock that holds it, and its folder."""
     base = _runtime_dir()
+    _sweep(base)
     # Each user begins elsewhere: locks are per user, addresses are the machine's.
     start = os.getuid() * 37
     for step in _NUMBERS:
@@ -362,6 +363,16 @@ def _take_number() -> tuple[int, IO[str], Path]:
         run_dir.mkdir(mode=0o700)
         return number, lock, run_dir
     raise LabError(f"{len(_NUMBERS)} labs run already; end one")
+
+
+def _sweep(base: Path) -> None:
+    """Remove what labs left behind whose process was killed."""
+    for run_dir in base.iterdir():
+        if not run_dir.is_dir():
+            continue
+        with run_dir.with_suffix(".lock").open("w") as lock, contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(run_dir, ignore_errors=True)
 
 
 def _is_locked(path: Path) -> bool:

@@ -148,6 +148,14 @@ def test_thirty_seconds_against_twenty_clips_are_quick(tmp_path):
     assert min(times) < 1.0
 
 
+def test_a_direct_current_does_not_matter(tmp_path):
+    sound, _ = spoken("90")
+    clips = {label: clip + 1500 for label, clip in CLIPS.items()}
+    heard = hear(save(tmp_path / "x.wav", sound + 900), {k: c[80:-80] for k, c in clips.items()})
+    assert labels(heard) == "90"
+    assert all(0.95 < h.score <= 1.001 for h in heard)
+
+
 def test_first_sound_and_duration(tmp_path):
     sound = np.concatenate([np.zeros(12000), voice(1, 0.5)])
     path = save(tmp_path / "x.wav", sound)

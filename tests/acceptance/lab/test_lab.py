@@ -337,16 +337,14 @@ asyncio.run(up(default=answer_and_listen()))
 
 @pytest.mark.parametrize("way", ["down", "kill"])
 async def test_a_lab_of_another_process_is_found_and_ends_with_it(lab: Lab, way: str):
-    known = {s.number for s in running_labs()}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _UP, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
     )
     try:
         async with asyncio.timeout(20):
-            while not (new := [s for s in running_labs() if s.number not in known]):
+            while not (found := [s for s in running_labs() if s.pid == process.pid]):
                 await asyncio.sleep(0.05)
-        (state,) = new
-        assert state.pid == process.pid
+        (state,) = found
         async with Manager(state.pbx_address, state.ami_port, state.test_user, state.test_secret):
             pass
         if way == "down":
@@ -357,6 +355,12 @@ async def test_a_lab_of_another_process_is_found_and_ends_with_it(lab: Lab, way:
             while await _listens(state.pbx_address, state.ami_port):
                 await asyncio.sleep(0.02)
         await process.wait()
+        assert state.number not in {s.number for s in running_labs()}
+        # The next lab clears away what a killed one left.
+        async with Lab(program=lab.pbx.program) as following:
+            assert following.state.pid == os.getpid()
+            left = json.loads(following.state_file.read_text())["number"]
+            assert not Path(state.run_dir).exists() or left == state.number
     finally:
         if process.returncode is None:
             process.kill()

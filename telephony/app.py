@@ -38,7 +38,7 @@ from telephony.trunks.routing import Router
 
 log = structlog.get_logger(__name__)
 
-AMI_EVENTS: Final = ("FullyBooted", "Hangup", "Newstate", "OriginateResponse")
+AMI_EVENTS: Final = ("Hangup", "Newstate", "OriginateResponse")
 BRANDED: Final = ("verification.greeting", "verification.press_key")
 
 

@@ -490,15 +490,15 @@ class CallEngine:
         life.request = replace(life.request, status=status, updated_at=now)
         try:
             async with self._store.transaction() as work:
+                await work.requests.update(
+                    life.request.id, fence=life.request.fence, status=status, updated_at=now
+                )
                 await work.attempts.update(
                     attempt.id,
                     fence=attempt.fence,
                     phase=phase,
                     ringing_at=marked.ringing_at,
                     answered_at=marked.answered_at,
-                )
-                await work.requests.update(
-                    life.request.id, fence=life.request.fence, status=status, updated_at=now
                 )
         except StoreError as error:
             log.error("call.mark_failed", call=life.request.id, phase=phase.value, error=str(error))
@@ -510,6 +510,9 @@ class CallEngine:
         now = self._clock()
         life.request = replace(life.request, status=CallStatus.QUEUED, updated_at=now)
         async with self._store.transaction() as work:
+            await work.requests.update(
+                life.request.id, fence=life.request.fence, status=CallStatus.QUEUED, updated_at=now
+            )
             await work.attempts.update(
                 attempt.id,
                 fence=attempt.fence,
@@ -517,9 +520,6 @@ class CallEngine:
                 dialed_at=None,
                 ended_at=now,
                 end_reason=reason,
-            )
-            await work.requests.update(
-                life.request.id, fence=life.request.fence, status=CallStatus.QUEUED, updated_at=now
             )
             await work.events.add(self._event(life.request, attempt, "attempt.not_sent", reason=reason))
         self._tell_changed(life.request.id)
@@ -539,10 +539,7 @@ class CallEngine:
 
         async def write() -> None:
             async with self._store.transaction() as work:
-                if attempt is not None:
-                    await work.attempts.update(
-                        attempt.id, fence=attempt.fence, **_ending(attempt, cause, outcome, now)
-                    )
+                # The request before its attempt, as those who take over lock them.
                 await work.requests.update(
                     request.id,
                     fence=request.fence,
@@ -553,6 +550,10 @@ class CallEngine:
                     lease_until=None,
                     failure_reason=request.failure_reason,
                 )
+                if attempt is not None:
+                    await work.attempts.update(
+                        attempt.id, fence=attempt.fence, **_ending(cause, outcome, now)
+                    )
                 await self._flows[request.flow].settle(work, request, outcome)
                 await work.events.add(
                     self._event(request, attempt, f"call.{outcome.status.value}", reason=outcome.reason)
@@ -720,7 +721,7 @@ class CallEngine:
                 self._discard(media)
 
 
-def _ending(attempt: AttemptRecord, cause: HangupCause | None, outcome: Outcome, now: int) -> dict[str, Any]:
+def _ending(cause: HangupCause | None, outcome: Outcome, now: int) -> dict[str, Any]:
     """The columns that close an attempt."""
     columns: dict[str, Any] = {
         "phase": AttemptPhase.ENDED,

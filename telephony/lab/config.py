@@ -17,6 +17,9 @@ CONTROLLER_READ = "call,reporting,cdr"
 CONTROLLER_WRITE = "originate,call,reporting"
 """The rights of the controller's AMI user: these and no more are what the project asks of a PBX."""
 
+CONTROLLER_EVENTS = ("Hangup", "Newstate", "OriginateResponse")
+"""The events that the controller reads."""
+
 QUALIFY_SECONDS = 2
 """How often the PBX asks each trunk whether it lives (SIP OPTIONS)."""
 
@@ -255,22 +258,30 @@ def _write_manager(etc: Path, instance: AsteriskInstance, users: Mapping[str, tu
     }
     sections = [_section("general", {**head, "displayconnects": "no", "allowmultiplelogin": "yes"})]
     for user, (secret, read, write) in users.items():
-        sections.append(
-            _section(
-                user,
-                {
-                    "secret": secret,
-                    "deny": "0.0.0.0/0.0.0.0",
-                    "permit": "127.0.0.0/255.0.0.0",
-                    "read": read,
-                    "write": write,
-                    "writetimeout": "5000",
-                },
-            )
-        )
+        values = {
+            "secret": secret,
+            "deny": "0.0.0.0/0.0.0.0",
+            "permit": "127.0.0.0/255.0.0.0",
+            "read": read,
+            "write": write,
+            "writetimeout": "5000",
+        }
+        filters = "" if read == "all" else "".join(f"{line}\n" for line in _event_filters(instance))
+        sections.append(_section(user, values).rstrip("\n") + "\n" + filters + "\n")
     path = etc / "manager.conf"
     path.touch(mode=0o600)
     path.write_text("".join(sections))
+
+
+def _event_filters(instance: AsteriskInstance) -> list[str]:
+    """Return the lines that let only the controller's events through, filtered by the PBX itself.
+
+    Releases before 22.1 know only filters that search the whole text of an event.
+    """
+    release = tuple(int(part) for part in instance.program.version.split("+")[0].split(".")[:2])
+    if release >= (22, 1):
+        return [f"eventfilter(action(include),name({name})) =" for name in CONTROLLER_EVENTS]
+    return [f"eventfilter=Event: {name}\\r" for name in CONTROLLER_EVENTS]
 
 
 def _pjsip_head() -> str:

@@ -61,6 +61,9 @@ PAUSE_BEFORE_REPEAT: Final = 2.0
 LEAD_IN: Final = 0.3
 """Silence before the first word: the first packets of a fresh RTP stream are often lost."""
 
+TAIL: Final = 0.1
+"""Silence after the last word: a PBX may drop the last 20 ms of a file."""
+
 MAX_REPEATS: Final = 3
 """How often `*` says everything again."""
 
@@ -223,7 +226,7 @@ def _spoken(record: VerificationRecord, code: str) -> Prompt:
         if time_number:
             parts += [Silence(PAUSE_BEFORE_REPEAT), Phrase("verification.again"), Silence(0.4)]
         parts.append(Digits(code, secret=True))
-    parts += [Silence(0.8), Phrase("verification.repeat_hint")]
+    parts += [Silence(0.8), Phrase("verification.repeat_hint"), Silence(TAIL)]
     return Prompt(tuple(parts))
 
 

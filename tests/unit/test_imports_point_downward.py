@@ -72,9 +72,6 @@ def test_the_pure_rooms_know_no_socket() -> None:
     for path in [*(ROOT / "wire").rglob("*.py"), *(ROOT / "model").rglob("*.py")]:
         tree = ast.parse(path.read_text())
         names = {
-            alias.name
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Import)
-            for alias in node.names
+            alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
         } | {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert not {name.split(".")[0] for name in names} & {"asyncio", "socket", "ssl", "threading"}, path

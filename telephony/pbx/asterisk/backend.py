@@ -17,11 +17,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 import structlog
 
-from telephony.errors import PbxError, PbxRejected, PbxTimeout, PbxUnavailable
+from telephony.errors import PbxError, PbxRejected, PbxTimeout, PbxUnavailable, WireError
 from telephony.model.hangup import Cause, HangupCause, classify
 from telephony.net.ami import AmiClient, AmiConfig, Connected, Disconnected, EventsLost
 from telephony.net.fastagi import AgiChannel, FastAgiServer
@@ -39,7 +40,7 @@ from telephony.pbx.port import (
     Ringing,
     Trace,
 )
-from telephony.wire.ami import Message
+from telephony.wire.ami import Message, variable_header
 
 log = structlog.get_logger(__name__)
 
@@ -49,8 +50,8 @@ DAY_MS: Final = 86_400_000
 SETTLE_MS: Final = 2_000
 """An Originate left unread in an old AMI socket shows within this time, or never."""
 
-UPTIME_ERROR_MS: Final = 1_500
-"""Asterisk tells its uptime in whole seconds."""
+START_ERROR_MS: Final = 1_500
+"""Asterisk tells its start in whole seconds, rounded down."""
 
 CONCLUDE_SECONDS: Final = 1.0
 """How long a leg waits for the second of `Hangup` and `OriginateResponse`."""
@@ -165,7 +166,6 @@ class AsteriskPbx:
         self._reconcile_now = asyncio.Event()
         self._link_since_ms = 0
         self._boot_stamp = ""
-        self._booted_at_ms: int | None = None
         self._started_at_ms: int | None = None
         self.stray_sessions = 0
 
@@ -261,7 +261,7 @@ class AsteriskPbx:
             ("Priority", "1"),
             ("Async", "true"),
             ("Timeout", str(round(order.ring_timeout * 1000))),
-            *(("Variable", f"{name}={value}") for name, value in variables.items()),
+            *(variable_header(name, value) for name, value in variables.items()),
         ]
         if order.caller_number:
             name = order.caller_name.replace('"', "")
@@ -307,7 +307,7 @@ class AsteriskPbx:
         await self._settled()
         if any(channel.id == attempt_id for channel in await self.channels()):
             return Trace(Fate.LIVE)
-        if not self._restarted_since(dialed_at_ms - UPTIME_ERROR_MS):
+        if not self._restarted_since(dialed_at_ms - START_ERROR_MS):
             return Trace(Fate.NEVER_RANG)
         return Trace(Fate.UNKNOWN, Cause.PBX_LOST)
 
@@ -348,7 +348,6 @@ class AsteriskPbx:
                 self._on_event(item)
             elif isinstance(item, Connected):
                 self._link_since_ms = time.time_ns() // 1_000_000
-                self._booted_at_ms = None
                 self._reconcile_now.set()
             elif isinstance(item, EventsLost):
                 log.warning("ami.events_lost", count=item.count)
@@ -362,10 +361,6 @@ class AsteriskPbx:
             leg = self._by_action.get(event.get("ActionID"))
             if leg:
                 self._on_originate_response(leg, event)
-            return
-        if event.name == "FullyBooted":
-            uptime = _number(event.get("Uptime")) or 0
-            self._booted_at_ms = time.time_ns() // 1_000_000 - uptime * 1000
             return
         leg = self._legs.get(event.get("Uniqueid"))
         if leg is None:
@@ -421,7 +416,7 @@ class AsteriskPbx:
                 continue
             try:
                 await self._reconcile()
-            except PbxError as error:
+            except (PbxError, WireError) as error:
                 log.warning("pbx.reconcile_failed", error=str(error))
 
     async def _reconcile(self) -> None:
@@ -470,18 +465,17 @@ class AsteriskPbx:
     async def _look_for_restart(self) -> bool:
         """AMI `CoreStatus`: whether Asterisk has been started anew since the last look.
 
-        Its stamp is local time without a zone, so it is only compared with itself; the moment
-        comes from the uptime that `FullyBooted` brings at a login, and is taken as "just now"
-        where Asterisk was still booting at the login.
+        Its stamp is local time without a zone; `Getvar` of `STRFTIME` tells the zone's offset. (The
+        uptime in `FullyBooted` would be plainer, but it is kept for users with the `system` class.)
         """
         reply = await self._ami.action("CoreStatus")
         stamp = f"{reply.get('CoreStartupDate')} {reply.get('CoreStartupTime')}"
         if stamp == self._boot_stamp:
             return False
+        offset = await self._ami.action("Getvar", [("Variable", "STRFTIME(,,%z)")])
         known_before = bool(self._boot_stamp)
         self._boot_stamp = stamp
-        now_ms = time.time_ns() // 1_000_000
-        self._started_at_ms = now_ms if self._booted_at_ms is None else self._booted_at_ms
+        self._started_at_ms = _local_to_ms(stamp, offset.get("Value"))
         return known_before
 
     def _restarted_since(self, moment_ms: int) -> bool:
@@ -534,6 +528,14 @@ def _sip_code(text: str) -> int | None:
     """`TechCause` holds the SIP code, bare or as the start of a status line."""
     word = text.removeprefix("SIP").strip().split(" ", 1)[0]
     return int(word) if word.isdigit() and 100 <= int(word) < 700 else None
+
+
+def _local_to_ms(stamp: str, offset: str) -> int | None:
+    """Turn `YYYY-MM-DD HH:MM:SS` and `+HHMM` into milliseconds since the epoch, None for nonsense."""
+    try:
+        return round(datetime.strptime(f"{stamp} {offset}", "%Y-%m-%d %H:%M:%S %z").timestamp()) * 1000
+    except ValueError:
+        return None
 
 
 def _clock_seconds(text: str) -> float:

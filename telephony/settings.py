@@ -10,21 +10,24 @@ from __future__ import annotations
 import base64
 import binascii
 import difflib
+import ipaddress
 import os
 import re
+import secrets
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
+from phonenumbers import SUPPORTED_REGIONS
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     SecretStr,
     ValidationError,
-    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
@@ -36,12 +39,91 @@ ENVIRONMENT_PREFIX: Final = "TELEPHONY_"
 DEFAULT_FILES: Final = (Path("telephony.toml"), Path("/etc/telephony/telephony.toml"))
 SHARED_MEMORY: Final = Path("/dev") / "shm"
 KEY_HASH: Final = re.compile(r"sha256:[0-9a-f]{64}")
-_KEYS_OUTSIDE: Final = frozenset(
-    {"TELEPHONY_CONFIG", "TELEPHONY_URL", "TELEPHONY_KEY", "TELEPHONY_LAB_CACHE"}
+# What is no key of the file: the command line's own variables, the lab's, and those that Kubernetes
+# sets in every pod once a Service is named `telephony`.
+_NO_KEYS: Final = re.compile(
+    r"TELEPHONY_(CONFIG|URL|KEY|LAB_\w+|SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)"
 )
+_CODECS: Final = ("ulaw", "alaw", "g722", "g729", "gsm", "ilbc", "opus", "slin", "slin16", "speex")
+_STORES: Final = re.compile(r"sqlite(\+aiosqlite)?:///[^?]+|(postgres|postgresql|postgresql\+asyncpg)://.+")
+
+
+def _checked(wrong: Callable[[str], str | None]) -> AfterValidator:
+    """Make a check from a function that says `problem; mend` of a text, or None."""
+
+    def check(text: str) -> str:
+        words = wrong(text)
+        if words is not None:
+            raise ValueError(words)
+        return text
+
+    return AfterValidator(check)
+
+
+def _no_region(text: str) -> str | None:
+    if text in SUPPORTED_REGIONS:
+        return None
+    return f"{text!r} is not a region; write its two capital letters (ISO 3166-1), such as CN"
+
+
+def _no_prefix(text: str) -> str | None:
+    if re.fullmatch(r"\+[0-9]{1,15}", text):
+        return None
+    return f"{text!r} is not a prefix; write it like +86138"
+
+
+def _no_network(text: str) -> str | None:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError as error:
+        return f"{error}; write an address or a network such as 10.0.0.0/24"
+    return None
+
+
+def _no_codec(text: str) -> str | None:
+    return None if text in _CODECS else f"{text!r} is not a codec; write some of {', '.join(_CODECS)}"
+
+
+def _no_line(text: str) -> str | None:
+    if text and text.isprintable():
+        return None
+    return "is empty or holds a control character; write one line of text"
+
+
+def _no_key_hash(text: str) -> str | None:
+    if KEY_HASH.fullmatch(text):
+        return None
+    return "is not a key's hash; `telephony key new NAME` prints a key and its hash"
+
+
+def _no_caller_number(text: str) -> str | None:
+    if re.fullmatch(r"(\+?[0-9]{1,20})?", text):
+        return None
+    return "is not a caller number; write digits with or without a leading +, or leave it out"
+
+
+def _no_endpoint(text: str) -> str | None:
+    if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
+        return None
+    return "is not an endpoint's name; write the section's name in pjsip.conf, without PJSIP/"
+
+
+def _no_dial_prefix(text: str) -> str | None:
+    return None if re.fullmatch(r"[0-9*#+]{0,20}", text) else "cannot be dialled; write digits, *, # or +"
+
+
+def _no_store(text: str) -> str | None:
+    if _STORES.fullmatch(text):
+        return None
+    return "is not a store; write sqlite:///var/telephony.db or postgresql://user@host/database"
+
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
+Region = Annotated[str, _checked(_no_region)]
+NumberPrefix = Annotated[str, _checked(_no_prefix)]
+Line = Annotated[str, Field(max_length=255), _checked(_no_line)]
+Name = Annotated[str, Field(max_length=64), _checked(_no_line)]
 
 
 class Section(BaseModel):
@@ -53,31 +135,34 @@ class Section(BaseModel):
 class Server(Section):
     """`[server]`: the HTTP face. `node` names this controller; each on one PostgreSQL needs its own."""
 
-    host: str = "127.0.0.1"
+    host: Line = "127.0.0.1"
     port: Port = 8080
-    node: str = Field(default_factory=socket.gethostname, min_length=1, max_length=64)
+    node: Name = Field(default_factory=socket.gethostname)
     drain_seconds: Seconds = 30.0
 
 
 class StoreSection(Section):
     """`[store]`: `sqlite:///path` or `postgresql://user@host/database`."""
 
-    url: str = "sqlite:///var/telephony.db"
+    url: Annotated[str, _checked(_no_store)] = "sqlite:///var/telephony.db"
 
 
 class Secrets(Section):
-    """`[secrets]`: the key under which codes are sealed: 32 random bytes in base64."""
+    """`[secrets]`: the key under which codes are sealed: 32 random bytes in base64.
+
+    With neither key nor file the key is made at the first start, beside the SQLite file.
+    """
 
     master_key: SecretStr | None = None
-    master_key_file: Path = Path("var/master.key")
+    master_key_file: Path | None = None
 
 
 class Ami(Section):
     """`[pbx.ami]`: the manager user that Asterisk knows."""
 
-    host: str = "127.0.0.1"
+    host: Line = "127.0.0.1"
     port: Port = 5038
-    username: str = "telephony"
+    username: Line = "telephony"
     secret: SecretStr | None = None
     secret_file: Path | None = None
     tls: bool = False
@@ -96,33 +181,30 @@ class PbxSection(Section):
 class FastAgi(Section):
     """`[fastagi]`: where Asterisk's dialplan reaches us, and from where it may."""
 
-    host: str = "127.0.0.1"
+    host: Line = "127.0.0.1"
     port: Port = 4573
-    allowed_peers: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
-    max_connections: int = Field(default=1000, ge=1)
+    allowed_peers: tuple[Annotated[str, _checked(_no_network)], ...] = Field(
+        ("127.0.0.0/8", "::1/128"), min_length=1
+    )
+    max_connections: int = Field(default=1000, ge=1, le=100_000)
 
 
 class TrunkSection(Section):
     """`[[trunks]]`: one way out. `endpoint` is the PJSIP endpoint's name."""
 
-    name: str = Field(min_length=1, max_length=64)
-    endpoint: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")
-    prefixes: tuple[str, ...] = ()
+    name: Name
+    endpoint: Annotated[str, _checked(_no_endpoint)]
+    prefixes: tuple[NumberPrefix, ...] = ()
     number_format: Literal["e164", "digits", "00", "national"] = "e164"
-    prefix: str = Field(default="", pattern=r"^[0-9*#+]*$")
-    codecs: tuple[str, ...] = ()
-    ring_timeout: Seconds = 30.0
-
-    @field_validator("prefixes")
-    @classmethod
-    def _are_prefixes(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
-        return _check_prefixes(prefixes)
+    prefix: Annotated[str, _checked(_no_dial_prefix)] = ""
+    codecs: tuple[Annotated[str, _checked(_no_codec)], ...] = ()
+    ring_timeout: Annotated[float, Field(ge=1, le=300)] = 30.0
 
 
 class SpeechSection(Section):
     """`[speech]`: what is spoken and where it lies. `media_dir` should be in memory."""
 
-    locales: tuple[str, ...] = ("en", "zh-CN", "es")
+    locales: tuple[Line, ...] = Field(("en", "zh-CN", "es"), min_length=1)
     engine: Literal["espeak-ng"] = "espeak-ng"
     cache_dir: Path = Path("var/speech")
     cache_limit_mb: int = Field(default=256, ge=8)
@@ -159,22 +241,9 @@ class VerificationSection(Section):
 class Numbers(Section):
     """`[numbers]`: who may be called. One of the two lists must say so."""
 
-    default_region: str | None = Field(default=None, pattern=r"^[A-Z]{2}$")
-    allowed_regions: tuple[str, ...] = ()
-    allowed_prefixes: tuple[str, ...] = ()
-
-    @field_validator("allowed_regions")
-    @classmethod
-    def _are_regions(cls, regions: tuple[str, ...]) -> tuple[str, ...]:
-        for region in regions:
-            if not re.fullmatch(r"[A-Z]{2}", region):
-                raise ValueError(f"{region!r} is not a region; write two capital letters such as CN")
-        return regions
-
-    @field_validator("allowed_prefixes")
-    @classmethod
-    def _are_prefixes(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
-        return _check_prefixes(prefixes)
+    default_region: Region | None = None
+    allowed_regions: tuple[Region, ...] = ()
+    allowed_prefixes: tuple[NumberPrefix, ...] = ()
 
     @model_validator(mode="after")
     def _somebody_may_be_called(self) -> Numbers:
@@ -188,21 +257,14 @@ class Numbers(Section):
 class ClientSection(Section):
     """`[[clients]]`: an app with its key's hash, `sha256:` and 64 hexadecimal digits."""
 
-    name: str = Field(min_length=1, max_length=64)
-    key_hash: str
-    brand: str = Field(min_length=1, max_length=64)
-    caller_number: str = Field(default="", pattern=r"^\+?[0-9]{0,20}$")
-    default_locale: str = "en"
-    locales: tuple[str, ...] = ()
-    default_region: str | None = Field(default=None, pattern=r"^[A-Z]{2}$")
+    name: Name
+    key_hash: Annotated[str, _checked(_no_key_hash)]
+    brand: Name
+    caller_number: Annotated[str, _checked(_no_caller_number)] = ""
+    default_locale: Line = "en"
+    locales: tuple[Line, ...] = ()
+    default_region: Region | None = None
     sandbox: bool = False
-
-    @field_validator("key_hash")
-    @classmethod
-    def _is_a_hash(cls, text: str) -> str:
-        if not KEY_HASH.fullmatch(text):
-            raise ValueError("is not a key's hash; `telephony key new NAME` prints a key and its hash")
-        return text
 
 
 class Log(Section):
@@ -226,19 +288,6 @@ class Settings(Section):
     numbers: Numbers
     clients: tuple[ClientSection, ...] = Field(min_length=1)
     log: Log = Log()
-
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> Settings:
-        for what, names in (
-            ("trunks", [trunk.name for trunk in self.trunks]),
-            ("clients", [client.name for client in self.clients]),
-        ):
-            twice = {name for name in names if names.count(name) > 1}
-            if twice:
-                raise ValueError(
-                    f"{what} must have names of their own; {', '.join(sorted(twice))} stands twice"
-                )
-        return self
 
     def client_list(self) -> tuple[Client, ...]:
         """The clients as the rooms below know them."""
@@ -272,10 +321,14 @@ class Settings(Section):
         """The 32 bytes that seal codes; made at the first start where nothing is configured."""
         if self.secrets.master_key is not None:
             return _decode_key("secrets.master_key", self.secrets.master_key.get_secret_value())
-        path = self.secrets.master_key_file
+        path = self.secrets.master_key_file or self._state_dir() / "master.key"
         if not path.exists():
             _write_new_key(path)
         return _decode_key("secrets.master_key_file", _read_secret("secrets.master_key_file", path))
+
+    def _state_dir(self) -> Path:
+        """The folder of the SQLite file; with PostgreSQL `check_settings` asks for a key instead."""
+        return Path(self.store.url.partition(":///")[2]).parent
 
 
 class ConfigErrors(ConfigError):
@@ -303,17 +356,89 @@ def load_settings(path: Path | None = None, environ: Mapping[str, str] | None = 
     """Read file and environment (which wins), and check both. Raises `ConfigErrors`."""
     environ = os.environ if environ is None else environ
     found = find_config(path, environ)
-    values = _read_toml(found) if found is not None else {}
-    _overlay(values, environ)
-    return check_settings(values)
+    values: dict[str, Any] = {}
+    faults: list[ConfigError] = []
+    if found is not None:
+        values = _read_toml(found)
+    faults += _overlay(values, environ)
+    try:
+        settings = check_settings(values)
+    except ConfigErrors as errors:
+        faults += errors.errors
+        if found is None:
+            places = " or ".join(str(place) for place in DEFAULT_FILES)
+            faults.insert(0, ConfigError("telephony.toml", "was not found", f"Write {places}, or name it"))
+    if faults:
+        raise ConfigErrors(tuple(faults))
+    return settings
 
 
 def check_settings(values: Mapping[str, Any]) -> Settings:
     """Check values that stand in memory already. Raises `ConfigErrors`."""
     try:
-        return Settings.model_validate(values)
+        settings = Settings.model_validate(values)
     except ValidationError as error:
-        raise ConfigErrors(tuple(_as_config_error(detail) for detail in error.errors())) from None
+        raise ConfigErrors(tuple(_as_config_error(one) for one in _telling(error.errors()))) from None
+    faults = tuple(_faults_between(settings))
+    if faults:
+        raise ConfigErrors(faults)
+    return settings
+
+
+def _telling(details: list[ErrorDetails]) -> Iterator[ErrorDetails]:
+    """Leave out `too short` for a list that is only short of its faulty items."""
+    places = [detail["loc"] for detail in details]
+    for detail in details:
+        place = detail["loc"]
+        inside = any(len(one) > len(place) and one[: len(place)] == place for one in places)
+        if not (detail["type"] == "too_short" and inside):
+            yield detail
+
+
+def _faults_between(settings: Settings) -> Iterator[ConfigError]:
+    """Find what only shows when keys are looked at together."""
+    yield from _twice("trunks", "name", [trunk.name for trunk in settings.trunks])
+    yield from _twice("clients", "name", [client.name for client in settings.clients])
+    yield from _twice("clients", "key_hash", [client.key_hash for client in settings.clients])
+    spoken = settings.speech.locales
+    for place, client in enumerate(settings.clients):
+        for key, tags in (("default_locale", (client.default_locale,)), ("locales", client.locales)):
+            for tag in tags:
+                if tag not in spoken:
+                    mend = f"Write one of {', '.join(spoken)}, or add it to speech.locales"
+                    yield ConfigError(f"clients[{place}].{key}", f"{tag!r} is not spoken here", mend)
+        if client.locales and client.default_locale not in client.locales:
+            mend = f"Write one of {', '.join(client.locales)}"
+            yield ConfigError(f"clients[{place}].default_locale", "is not among the client's locales", mend)
+    ami = settings.pbx.ami
+    if ami.secret is not None and ami.secret_file is not None:
+        yield ConfigError("pbx.ami.secret", "stands beside secret_file", "Keep one of the two")
+    elif ami.secret is not None and _no_line(ami.secret.get_secret_value()):
+        yield ConfigError("pbx.ami.secret", "is empty or more than a line", "Write it as in manager.conf")
+    elif ami.secret is None:
+        try:
+            settings.ami_secret()
+        except ConfigError as error:
+            yield error
+    if ami.tls_ca_file and not Path(ami.tls_ca_file).is_file():
+        yield ConfigError("pbx.ami.tls_ca_file", "is not a file", "Name the CA's certificate (PEM)")
+    keys = settings.secrets
+    if keys.master_key is not None and keys.master_key_file is not None:
+        yield ConfigError("secrets.master_key", "stands beside master_key_file", "Keep one of the two")
+    elif keys.master_key is None and keys.master_key_file is None and "postgres" in settings.store.url[:8]:
+        yield ConfigError(
+            "secrets.master_key_file",
+            "is missing, and controllers that share a PostgreSQL share one key",
+            "Give each the same file; make it with: openssl rand -base64 32",
+        )
+
+
+def _twice(section: str, key: str, values: list[str]) -> Iterator[ConfigError]:
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            first = values.index(value)
+            problem = f"is that of {section}[{first}] too"
+            yield ConfigError(f"{section}[{place}].{key}", problem, f"Give each of {section} its own")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -328,45 +453,112 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigErrors((ConfigError(str(path), f"is not TOML: {error}", "Mend that line"),)) from None
 
 
-def _overlay(values: dict[str, Any], environ: Mapping[str, str]) -> None:
-    """Put `TELEPHONY_SECTION__KEY` over the file's values; lists and numbers are written as TOML."""
+def _overlay(values: dict[str, Any], environ: Mapping[str, str]) -> Iterator[ConfigError]:
+    """Put `TELEPHONY_SECTION__KEY` over the file's values; tells of variables that name no key."""
     for name, text in sorted(environ.items()):
-        if not name.startswith(ENVIRONMENT_PREFIX) or name in _KEYS_OUTSIDE:
+        if not name.startswith(ENVIRONMENT_PREFIX) or _NO_KEYS.fullmatch(name):
             continue
         path = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        known = _known_paths()
+        if tuple(path) not in known:
+            close = difflib.get_close_matches("__".join(path), ["__".join(one) for one in known], n=1)
+            mend = f"Did you mean {ENVIRONMENT_PREFIX}{close[0].upper()}?" if close else _ENVIRONMENT_MEND
+            yield ConfigError(name, "is not a key of this program", mend)
+            continue
         place = values
         for part in path[:-1]:
             deeper = place.setdefault(part, {})
             if not isinstance(deeper, dict):
-                raise ConfigErrors(
-                    (ConfigError(name, "names a key inside something that has none", "Check its spelling"),)
-                )
+                break  # The file has something else here; the check of the whole says so.
             place = deeper
-        place[path[-1]] = _from_environment(text)
+        else:
+            place[path[-1]] = text if known[tuple(path)] else _from_environment(text)
+
+
+_ENVIRONMENT_MEND: Final = "Write TELEPHONY_SECTION__KEY, such as TELEPHONY_SERVER__PORT"
+
+
+def _known_paths(
+    model: type[BaseModel] | None = None, above: tuple[str, ...] = ()
+) -> dict[tuple[str, ...], bool]:
+    """Every key that the environment can set, and whether it takes its text as it stands."""
+    found: dict[tuple[str, ...], bool] = {}
+    for name, field in (model or Settings).model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found |= _known_paths(kind, (*above, name))
+        else:
+            found[(*above, name)] = _is_text(kind)
+    return found
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether a key holds text: then `007` stays `007`, and a secret of digits stays a text."""
+    if kind in (str, SecretStr, Path) or get_origin(kind) is Literal:
+        return True
+    if get_origin(kind) is tuple:
+        return False
+    return any(_is_text(one) for one in get_args(kind))
 
 
 def _from_environment(text: str) -> Any:
-    """Read a value as TOML where it is TOML, and as a plain string where not."""
+    """Read numbers, switches and lists as TOML writes them; what is none of these is left to the check."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        read = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    return read["value"] if len(read) == 1 else text
+
+
+_MISSING: Final[Mapping[str, str]] = {
+    "trunks": 'Write a [[trunks]] section with name = "main" and endpoint = the PJSIP endpoint',
+    "clients": "Write a [[clients]] section; `telephony key new NAME` prints one",
+    "numbers": 'Write [numbers] with allowed_regions = ["CN"] or allowed_prefixes = ["+86"]',
+}
 
 
 def _as_config_error(detail: ErrorDetails) -> ConfigError:
     """Say a pydantic fault in the words of somebody who edits a file."""
     key = _dotted(detail["loc"]) or "telephony.toml"
-    kind = detail["type"]
-    if kind == "missing":
-        return ConfigError(key, "is missing", "Set it; docs/configuration.md shows an example")
-    if kind == "extra_forbidden":
-        return ConfigError(key, "is not a key of this program", _did_you_mean(detail["loc"]))
-    if kind == "value_error":
-        problem, _, mend = str(detail["ctx"]["error"]).partition("; ")
-        return ConfigError(key, problem, _sentence(mend or "Check its value"))
-    if kind == "too_short":
-        return ConfigError(key, "is empty", f"Write at least one [[{key}]]")
-    return ConfigError(key, "is not usable", _sentence(str(detail["msg"])))
+    context = detail.get("ctx", {})
+    match detail["type"]:
+        case "missing":
+            mend = _MISSING.get(key, "Set it; docs/configuration.md shows an example")
+            return ConfigError(key, "is missing", mend)
+        case "extra_forbidden":
+            return ConfigError(key, "is not a key of this program", _did_you_mean(detail["loc"]))
+        case "value_error":
+            problem, _, mend = str(context["error"]).partition("; ")
+            return ConfigError(key, problem, _sentence(mend or "Check its value"))
+        case "too_short":
+            return ConfigError(key, "is empty", _MISSING.get(key, "Write at least one"))
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
+            bound = str(detail["msg"]).removeprefix("Input should be ")
+            return ConfigError(key, "is out of range", f"Write a number {bound}")
+        case "literal_error":
+            return ConfigError(key, "is none of the choices", f"Write {context['expected']}")
+        case "string_too_long":
+            return ConfigError(key, "is too long", f"Write at most {context['max_length']} characters")
+        case kind if kind in _TYPES:
+            return ConfigError(key, "is of another kind", _TYPES[kind])
+        case _:
+            return ConfigError(key, "is not usable", _sentence(str(detail["msg"])))
+
+
+_TYPES: Final[Mapping[str, str]] = {
+    "string_type": "Write a text in quotes",
+    "int_type": "Write a whole number, without quotes",
+    "int_parsing": "Write a whole number, without quotes",
+    "int_from_float": "Write a whole number",
+    "float_type": "Write a number, without quotes",
+    "float_parsing": "Write a number, without quotes",
+    "bool_type": "Write true or false, without quotes",
+    "bool_parsing": "Write true or false, without quotes",
+    "tuple_type": "Write a list in square brackets",
+    "path_type": "Write a path in quotes",
+    "model_type": "Write it as a section of its own, with its name in square brackets",
+    "model_attributes_type": "Write it as a section of its own, with its name in square brackets",
+}
 
 
 def _sentence(text: str) -> str:
@@ -382,30 +574,33 @@ def _dotted(location: tuple[int | str, ...]) -> str:
 
 def _did_you_mean(location: tuple[int | str, ...]) -> str:
     """Suggest the key of this section that is spelt most alike, or list them."""
-    model: Any = Settings
-    for part in location[:-1]:
-        if isinstance(part, int):
-            continue
-        annotation = model.model_fields[part].annotation
-        arguments = getattr(annotation, "__args__", ())
-        model = arguments[0] if arguments else annotation
-    names = list(model.model_fields)
+    names = list(_model_at(location[:-1]).model_fields)
     close = difflib.get_close_matches(str(location[-1]), names, n=1)
     return f"Did you mean {close[0]}?" if close else f"Known here: {', '.join(names)}"
 
 
-def _check_prefixes(prefixes: tuple[str, ...]) -> tuple[str, ...]:
-    for prefix in prefixes:
-        if not re.fullmatch(r"\+[0-9]{1,15}", prefix):
-            raise ValueError(f"{prefix!r} is not a prefix; write it like +86138")
-    return prefixes
+def _model_at(location: Iterable[int | str]) -> type[BaseModel]:
+    """Return the section that a place in the configuration belongs to."""
+    model: type[BaseModel] = Settings
+    for part in location:
+        if isinstance(part, str):
+            kind = model.model_fields[part].annotation
+            model = next(
+                one for one in (kind, *get_args(kind)) if isinstance(one, type) and issubclass(one, BaseModel)
+            )
+    return model
 
 
 def _read_secret(key: str, path: Path) -> str:
     try:
-        return path.read_text().strip()
+        text = path.read_text().strip()
     except OSError as error:
         raise ConfigError(key, f"{path} cannot be read ({error.strerror})", "Check path and rights") from None
+    except UnicodeDecodeError:
+        text = ""
+    if _no_line(text):
+        raise ConfigError(key, f"{path} is empty or holds more than a line of text", "Write one line")
+    return text
 
 
 def _decode_key(key: str, text: str) -> bytes:
@@ -419,11 +614,24 @@ def _decode_key(key: str, text: str) -> bytes:
 
 
 def _write_new_key(path: Path) -> None:
-    """Make a master key that only we can read; two that start at once agree on one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Make a master key that only we can read; two that start at once agree on one.
+
+    It is written whole under another name and then linked: whoever sees the name sees all of it.
+    """
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return
-    with os.fdopen(handle, "wb") as file:
-        file.write(base64.b64encode(os.urandom(32)) + b"\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(base64.b64encode(secrets.token_bytes(32)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            path.hardlink_to(draft)
+        except FileExistsError:
+            return
+        finally:
+            draft.unlink()
+    except OSError as error:
+        raise ConfigError(
+            "secrets.master_key_file", f"{path} cannot be written ({error.strerror})", "Check path and rights"
+        ) from None

@@ -97,6 +97,16 @@ class _Life:
     session: CallSession | None = None
 
 
+@dataclass(slots=True)
+class _Watch:
+    """One leg being followed, with what has come of it so far."""
+
+    leg: Leg
+    attempt: AttemptRecord
+    prepared: Prepared
+    talk: asyncio.Task[Outcome] | None = None
+
+
 class CallEngine:
     """Runs the calls of one controller.
 
@@ -351,7 +361,7 @@ class CallEngine:
                 return True
             order = self._order(request, attempt, prepared)
             try:
-                return await self._dial(life, attempt, order, prepared, flow)
+                return await self._dial(life, attempt, order, prepared)
             except PbxUnavailable as error:
                 if error.sent:
                     raise
@@ -384,74 +394,76 @@ class CallEngine:
             number=trunk.dialled(number),
             caller_number=request.from_number or "",
             ring_timeout=ring,
-            max_duration=prepared.max_duration,
+            max_duration=prepared.first_limit,
             codecs=trunk.codecs,
         )
 
-    async def _dial(
-        self, life: _Life, attempt: AttemptRecord, order: DialOrder, prepared: Prepared, flow: Flow
-    ) -> bool:
+    async def _dial(self, life: _Life, attempt: AttemptRecord, order: DialOrder, prepared: Prepared) -> bool:
         async with self._pbx.dial(order) as leg:
-            await self._watch(life, attempt, leg, order, prepared, flow)
+            await self._watch(life, attempt, leg, order.ring_timeout, prepared)
         return True
 
     async def _watch(
-        self,
-        life: _Life,
-        attempt: AttemptRecord,
-        leg: Leg,
-        order: DialOrder,
-        prepared: Prepared,
-        flow: Flow,
+        self, life: _Life, attempt: AttemptRecord, leg: Leg, ring_timeout: float, prepared: Prepared
     ) -> None:
         """Follow a leg to its end, and write what came of it."""
-        config = self._config
-        loop = asyncio.get_running_loop()
-        talk: asyncio.Task[Outcome] | None = None
-        rang = False
+        flow = self._flows[life.request.flow]
+        watch = _Watch(leg, attempt, prepared)
         canceler = asyncio.create_task(self._hang_up_on_cancel(life, leg))
         cause = HangupCause(Cause.UNKNOWN)
         try:
-            async with asyncio.timeout(order.ring_timeout + config.margin) as limit:
-                while True:
-                    event = await leg.next_event()
-                    if isinstance(event, Ended):
-                        cause = event.cause
-                        break
-                    if isinstance(event, LinkLost):
-                        limit.reschedule(loop.time() + order.max_duration + config.link_patience)
-                    elif isinstance(event, Ringing):
-                        rang = True
-                        attempt = await self._mark(life, attempt, AttemptPhase.RINGING)
-                    elif isinstance(event, Answered):
-                        limit.reschedule(loop.time() + order.max_duration + config.margin)
-                        life.session = event.session
-                        talk = asyncio.create_task(
-                            self._talk(life, flow, event.session, prepared), name=f"talk-{attempt.id}"
-                        )
-                        attempt = await self._mark(life, attempt, AttemptPhase.ANSWERED)
+            cause = await self._follow(life, watch, ring_timeout + self._config.margin)
         except TimeoutError:
-            log.warning("call.leg_lost", call=life.request.id, attempt=attempt.id, rang=rang)
+            log.warning("call.leg_overdue", call=life.request.id, attempt=attempt.id)
             await leg.hangup()
+            cause = await self._last_words(life, watch)
         finally:
             canceler.cancel()
-            outcome = await self._end_talk(talk, cause, flow, life.request)
+            outcome = await self._end_talk(watch.talk, cause, flow, life.request)
             await asyncio.gather(canceler, return_exceptions=True)
         if outcome is None:
-            outcome = unanswered(cause.cause)
-            if attempt.answered_at is not None:
-                outcome = interrupted(cause.cause)
-        await self._finish(life, attempt, cause, outcome)
+            answered = watch.attempt.answered_at is not None
+            outcome = interrupted(cause.cause) if answered else unanswered(cause.cause)
+        await self._finish(life, watch.attempt, cause, outcome)
+
+    async def _follow(self, life: _Life, watch: _Watch, seconds: float) -> HangupCause:
+        """Take a leg's events until it has ended; `TimeoutError` when it should have long ago."""
+        loop = asyncio.get_running_loop()
+        config, longest = self._config, watch.prepared.max_duration
+        async with asyncio.timeout(seconds) as limit:
+            while True:
+                event = await watch.leg.next_event()
+                if isinstance(event, Ended):
+                    return event.cause
+                if isinstance(event, LinkLost):
+                    limit.reschedule(loop.time() + longest + config.link_patience)
+                elif isinstance(event, Ringing):
+                    watch.attempt = await self._mark(life, watch.attempt, AttemptPhase.RINGING)
+                elif isinstance(event, Answered):
+                    limit.reschedule(loop.time() + longest + config.margin)
+                    life.session = event.session
+                    watch.talk = asyncio.create_task(
+                        self._talk(life, event.session, watch.prepared), name=f"talk-{watch.attempt.id}"
+                    )
+                    watch.attempt = await self._mark(life, watch.attempt, AttemptPhase.ANSWERED)
+
+    async def _last_words(self, life: _Life, watch: _Watch) -> HangupCause:
+        """Read what is still to come of an overdue leg: we may have been frozen, not the leg."""
+        try:
+            return await self._follow(life, watch, self._config.hangup_patience)
+        except TimeoutError:
+            trace = await self._ask_fate(watch.attempt)
+            return HangupCause(trace.cause or Cause.UNKNOWN)
 
     async def _hang_up_on_cancel(self, life: _Life, leg: Leg) -> None:
         await life.cancel.wait()
         if life.session is None:
             await leg.hangup(Cause.CANCELED)
 
-    async def _talk(self, life: _Life, flow: Flow, session: CallSession, prepared: Prepared) -> Outcome:
+    async def _talk(self, life: _Life, session: CallSession, prepared: Prepared) -> Outcome:
         """Hold the conversation, then end the call in good order, however it went."""
         try:
-            return await flow.converse(session, life.request, prepared)
+            return await self._flows[life.request.flow].converse(session, life.request, prepared)
         finally:
             with suppress(CallEnded, PbxError):
                 await session.hangup()
@@ -706,7 +718,7 @@ class CallEngine:
         """Go on with a leg that stands: one that rings may still be answered and have its talk."""
         flow = self._flows[life.request.flow]
         made = await flow.prepare(life.request)
-        prepared = made if isinstance(made, Prepared) else Prepared((), 30.0)
+        prepared = made if isinstance(made, Prepared) else Prepared((), 30.0, 30.0)
         order = self._order(life.request, attempt, prepared)
         context: AbstractAsyncContextManager[Leg] = self._pbx.adopt(
             order, dialed_at_ms=attempt.dialed_at or 0
@@ -715,7 +727,7 @@ class CallEngine:
             async with context as leg:
                 if isinstance(made, Outcome):
                     await leg.hangup(Cause.CANCELED)
-                await self._watch(life, attempt, leg, order, prepared, flow)
+                await self._watch(life, attempt, leg, order.ring_timeout, prepared)
         finally:
             for media in prepared.media:
                 self._discard(media)

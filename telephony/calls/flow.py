@@ -18,11 +18,14 @@ from telephony.store import RequestRecord, UnitOfWork
 class Prepared:
     """What an attempt will say, ready before the phone rings.
 
-    `media` is erased by the engine at the hangup; `max_duration` (seconds) bounds the answered call.
+    `media` is erased by the engine at the hangup. Seconds from the answer: `max_duration` bounds the
+    call, `first_limit` is what the PBX grants it before the flow asks for more by
+    `CallSession.extend`, so that a frozen controller leaves nobody in a long silence.
     """
 
     media: tuple[Media, ...]
     max_duration: float
+    first_limit: float
 
 
 @dataclass(frozen=True, slots=True)

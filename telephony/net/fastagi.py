@@ -36,6 +36,8 @@ LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
 _MAX_QUERY_FIELDS: Final = 64
 # How long a handler that was cancelled may take to clean up when the server stops, in seconds.
 _CANCEL_SECONDS: Final = 5.0
+# How long an expired command waits for what may lie unread in the socket, in seconds.
+_THAW_SECONDS: Final = 0.05
 
 _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -144,7 +146,12 @@ class AgiChannel:
             self._waiter = None
 
     def _expire(self) -> None:
-        self._break(PbxTimeout("the PBX did not answer an AGI command in time"))
+        # A process that was stopped and goes on meets its timers before it reads what came meanwhile.
+        self._loop.call_later(_THAW_SECONDS, self._expire_now, self._waiter)
+
+    def _expire_now(self, waiter: asyncio.Future[AgiReply] | None) -> None:
+        if waiter is self._waiter:
+            self._break(PbxTimeout("the PBX did not answer an AGI command in time"))
 
     def _ended(self) -> CallEnded:
         if self.hung_up:

@@ -137,6 +137,10 @@ class MemorySession:
         self._still_there()
         self.variables[name] = value
 
+    async def extend(self, seconds: float) -> None:
+        """Nothing to do: a call in memory has no dead air."""
+        self._still_there()
+
     async def hangup(self) -> None:
         """End the call in good order."""
         self._still_there()

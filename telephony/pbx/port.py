@@ -21,7 +21,8 @@ class DialOrder:
     """One ring, ordered once.
 
     `attempt_id` becomes the channel's id; `number` is already in the trunk's dialect; times are in
-    seconds. `max_duration` bounds the answered call even when the controller is frozen.
+    seconds. `max_duration` bounds the answered call even when the controller is frozen;
+    `CallSession.extend` moves it.
     """
 
     attempt_id: str
@@ -205,6 +206,13 @@ class CallSession(Protocol):
         """Set a channel variable; every listener of the PBX can see it: never a secret.
 
         Asterisk: `SET VARIABLE`. FreeSWITCH: `set`.
+        """
+        ...
+
+    async def extend(self, seconds: float) -> None:
+        """Let the call last so many seconds from now; the PBX ends it then, whatever became of us.
+
+        Asterisk: `SET VARIABLE TIMEOUT(absolute)`. FreeSWITCH: `sched_hangup`.
         """
         ...
 

@@ -72,7 +72,9 @@ STAR_WAIT: Final = 4.0
 
 KEYPRESS_ASKINGS: Final = 3
 KEYPRESS_WAIT: Final = 5.0
-ANSWER_MARGIN: Final = 20.0
+FROZEN_MARGIN: Final = 10.0
+"""Seconds of silence at most that a controller which froze in mid-call leaves somebody in."""
+
 CODE_LENGTHS: Final = range(4, 11)
 
 
@@ -133,13 +135,18 @@ class VerificationFlow:
         if ending is not None or record is None or record.code_sealed is None:
             return ending or Outcome(CallStatus.EXPIRED, "expired")
         code = self._codes.unseal(record.id, record.code_sealed)
-        media = [await self._voice.compose(_spoken(record, code), record.locale)]
+        spoken = await self._voice.compose(_spoken(record, code), record.locale)
+        media = [spoken]
+        first_limit = _time_to_say(spoken)
+        longest = (MAX_REPEATS + 1) * _time_to_say(spoken)
         if record.require_keypress:
-            asking = Prompt((Silence(LEAD_IN), Phrase("verification.press_key", _brand(record))))
+            asking = Prompt(
+                (Silence(LEAD_IN), Phrase("verification.press_key", _brand(record)), Silence(TAIL))
+            )
             media.append(await self._voice.compose(asking, record.locale))
-        once = sum(item.seconds for item in media)
-        longest = once * (MAX_REPEATS + 1) + KEYPRESS_ASKINGS * KEYPRESS_WAIT + ANSWER_MARGIN
-        return Prepared(tuple(media), min(longest, 300.0))
+            first_limit = _time_to_ask(media[1])
+            longest += KEYPRESS_ASKINGS * first_limit
+        return Prepared(tuple(media), longest, first_limit)
 
     async def converse(self, session: CallSession, request: RequestRecord, prepared: Prepared) -> Outcome:
         """Ask for a key where wanted, then say the code; `*` says it again."""
@@ -150,10 +157,12 @@ class VerificationFlow:
             if not pressed:
                 return Outcome(CallStatus.COMPLETED, "no_keypress")
             keys += pressed
-        for _ in range(MAX_REPEATS + 1):
+        for turn in range(MAX_REPEATS + 1):
             ending = self._not_to_be_spoken(await self._record(request))
             if ending is not None:
                 return Outcome(CallStatus.COMPLETED, ending.reason, keys)
+            if turn or keys:
+                await session.extend(_time_to_say(code))
             key = await session.play(code, barge_in="*")
             if key is None:
                 key = (await session.gather(None, max_digits=1, timeout=STAR_WAIT, terminator="")).digits
@@ -165,7 +174,9 @@ class VerificationFlow:
     @staticmethod
     async def _ask_for_key(session: CallSession, asking: Media) -> str:
         """Return the pressed key, empty after three askings: a voicemail box presses none."""
-        for _ in range(KEYPRESS_ASKINGS):
+        for turn in range(KEYPRESS_ASKINGS):
+            if turn:
+                await session.extend(_time_to_ask(asking))
             gathered = await session.gather(asking, max_digits=1, timeout=KEYPRESS_WAIT, terminator="")
             if gathered.digits:
                 return gathered.digits
@@ -213,6 +224,15 @@ class VerificationFlow:
 
 
 _HOPELESS: Final = frozenset({"not_dialed_in_time", "blocked", "prompt_failed", "pbx_refused"})
+
+
+def _time_to_say(code: Media) -> float:
+    """How long the PBX lets one saying stand, with the wait for a `*`, in seconds."""
+    return code.seconds + STAR_WAIT + FROZEN_MARGIN
+
+
+def _time_to_ask(asking: Media) -> float:
+    return asking.seconds + KEYPRESS_WAIT + FROZEN_MARGIN
 
 
 def _brand(record: VerificationRecord) -> tuple[tuple[str, str], ...]:

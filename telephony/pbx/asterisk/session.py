@@ -148,6 +148,10 @@ class AgiSession:
         """AGI `SET VARIABLE`."""
         await self._command("SET", "VARIABLE", name, value)
 
+    async def extend(self, seconds: float) -> None:
+        """Set the dialplan's `TIMEOUT(absolute)`, which counts from now."""
+        await self.set_variable("TIMEOUT(absolute)", str(round(seconds)))
+
     async def hangup(self) -> None:
         """Say that we are done; the dialplan hangs up as its next step."""
         try:

@@ -1,0 +1,253 @@
+"""Every row of docs/outcomes.md on a real Asterisk: what a call ends as, and that the next one works."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from telephony.lab import (
+    Lab,
+    Subscriber,
+    answer_and_listen,
+    busy,
+    decline,
+    hang_up_early,
+    no_answer,
+    press_keys,
+    reject,
+    unallocated,
+)
+from tests.acceptance.control import Api, ControllerProcess, Json, Wire, api_of, settings_of
+
+pytestmark = pytest.mark.lab
+
+NEXT = "+8613800009999"
+CALLED = "+8613800000001"
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def process(lab: Lab, tmp_path: Path) -> AsyncIterator[ControllerProcess]:
+    controller = ControllerProcess(tmp_path, settings_of(lab, tmp_path))
+    await controller.start()
+    yield controller
+    await controller.stop()
+
+
+async def the_next_call_works(lab: Lab, api: Api) -> None:
+    """The proof that nothing of the disturbance is left: a call to somebody else, and no channel after it."""
+    lab.carrier.subscribe(NEXT, hang_up_early(answer_after=0.1, hang_up_after=0.5))
+    view = await api.verify(NEXT)
+    call = await api.call_ended(view)
+    assert (call["status"], call["attempts"][-1]["end_reason"]) == ("completed", "hung_up_early")
+    for one in lab.carrier.calls:
+        await one.wait_ended(20)
+    await no_channels(lab)
+
+
+async def no_channels(lab: Lab) -> None:
+    for _ in range(100):
+        if await lab.pbx.channels() == 0:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(await lab.pbx.console("core show channels"))
+
+
+def row(call: Json) -> tuple[Any, ...]:
+    attempt = call["attempts"][-1]
+    return call["status"], call["failure_reason"], attempt["end_reason"], attempt["sip"]
+
+
+REFUSALS: list[tuple[str, Subscriber, tuple[Any, ...], str]] = [
+    ("busy", busy(), ("busy", "busy", "busy", 486), "pending"),
+    ("busy everywhere", reject(600), ("busy", "busy", "busy", 600), "pending"),
+    ("rings on", no_answer(), ("no_answer", "no_answer", "no_answer", None), "pending"),
+    ("switched off", no_answer(ring_for=0.2), ("unreachable", "unreachable", "unreachable", 480), "pending"),
+    ("408 after ringing", reject(408, ring=True), ("no_answer", "no_answer", "no_answer", 408), "pending"),
+    ("declined", decline(after=0.1), ("rejected", "declined", "declined", 603), "pending"),
+    ("403 after ringing", reject(403, ring=True), ("rejected", "declined", "declined", 403), "pending"),
+    ("never again", reject(607, ring=True), ("rejected", "blocked", "blocked", 607), "failed"),
+    ("unallocated", unallocated(), ("invalid_number", "unallocated", "unallocated", 404), "failed"),
+    ("gone", reject(410), ("invalid_number", "unallocated", "unallocated", 410), "failed"),
+    ("malformed", reject(484), ("invalid_number", "invalid_number", "invalid_number", 484), "failed"),
+    ("full", reject(503), ("failed", "congestion", "congestion", 503), "pending"),
+    ("we are refused", reject(403), ("failed", "trunk_refused", "trunk_refused", 403), "pending"),
+    ("the trunk breaks", reject(500), ("failed", "trunk_fault", "trunk_fault", 500), "pending"),
+    (
+        "hung up in mid-code",
+        hang_up_early(hang_up_after=2.0),
+        ("completed", None, "hung_up_early", None),
+        "pending",
+    ),
+    ("heard", answer_and_listen(after=0.2), ("completed", None, "heard", None), "pending"),
+]
+
+
+async def test_what_the_callee_and_the_carrier_do(lab: Lab, process: ControllerProcess) -> None:
+    async with api_of(process.url) as api:
+        numbers = [f"+861370000{index:04d}" for index in range(len(REFUSALS))]
+        for number, (_name, subscriber, _row, _verification) in zip(numbers, REFUSALS, strict=True):
+            lab.carrier.subscribe(number, subscriber)
+        views = await asyncio.gather(*(api.verify(number) for number in numbers))
+        calls = await asyncio.gather(*(api.call_ended(view) for view in views))
+        for view, call, (name, _subscriber, expected, verification) in zip(
+            views, calls, REFUSALS, strict=True
+        ):
+            assert row(call) == expected, name
+            assert len(call["attempts"]) == 1, name
+            seen = await api.get(f"/v1/verifications/{view['id']}")
+            assert seen["status"] == verification, name
+        assert all(len(lab.carrier.calls_to(number)) == 1 for number in numbers)
+        await the_next_call_works(lab, api)
+
+
+async def test_keys_asked_for_pressed_and_not(lab: Lab, process: ControllerProcess) -> None:
+    async with api_of(process.url) as api:
+        silent, presses, repeats = "+8613800000011", "+8613800000012", "+8613800000013"
+        lab.carrier.subscribe(silent, answer_and_listen(after=0.1))
+        lab.carrier.subscribe(presses, press_keys([(1.0, "5")]))
+        lab.carrier.subscribe(repeats, press_keys([(3.0, "*")]))
+        views = [
+            await api.verify(silent, require_keypress=True),
+            await api.verify(presses, require_keypress=True),
+            await api.verify(repeats),
+        ]
+        calls = await asyncio.gather(*(api.call_ended(view, 90) for view in views))
+        assert [row(call)[2] for call in calls] == ["no_keypress", "heard", "heard"]
+        assert [call["attempts"][0]["keys"] for call in calls] == [None, "5", "*"]
+        await the_next_call_works(lab, api)
+
+
+async def ringing(api: Api, view: Json) -> None:
+    await api.until(f"/v1/calls/{view['call_id']}", lambda call: call["status"] == "ringing")
+
+
+async def answered(api: Api, view: Json) -> None:
+    await api.until(f"/v1/calls/{view['call_id']}", lambda call: call["status"] == "answered")
+
+
+async def test_cancel_while_ringing_and_while_queued(lab: Lab, process: ControllerProcess) -> None:
+    lab.carrier.subscribe(CALLED, no_answer())
+    async with api_of(process.url) as api:
+        view = await api.verify(CALLED)
+        await ringing(api, view)
+        await api.post(f"/v1/verifications/{view['id']}/cancel")
+        call = await api.call_ended(view)
+        assert row(call)[:2] == ("canceled", "canceled")
+        assert (await api.get(f"/v1/verifications/{view['id']}"))["status"] == "canceled"
+        await the_next_call_works(lab, api)
+
+
+async def test_the_ami_link_is_cut_in_mid_call_and_while_it_rings(lab: Lab, tmp_path: Path) -> None:
+    async with Wire(lab.pbx.address, lab.pbx.ami_port) as wire:
+        base = settings_of(lab, tmp_path)
+        ami = {**base["pbx"]["ami"], "host": "127.0.0.1", "port": wire.port}
+        controller = ControllerProcess(tmp_path, settings_of(lab, tmp_path, pbx={"ami": ami}))
+        await controller.start()
+        try:
+            async with api_of(controller.url) as api:
+                lab.carrier.subscribe(CALLED, hang_up_early(hang_up_after=4.0))
+                rings, answers_late = "+8613700000002", "+8613800000003"
+                lab.carrier.subscribe(rings, reject(486, after=3.0, ring=True))
+                lab.carrier.subscribe(answers_late, answer_and_listen(after=3.0))
+                views = await asyncio.gather(*(api.verify(n) for n in (CALLED, rings, answers_late)))
+                await answered(api, views[0])
+                await ringing(api, views[1])
+                await ringing(api, views[2])
+                wire.cut()
+                for number in (CALLED, rings):
+                    await lab.carrier.calls_to(number)[0].wait_ended()
+                wire.mend()
+                calls = await asyncio.gather(*(api.call_ended(view) for view in views))
+                assert row(calls[0])[:3] == ("completed", None, "hung_up_early")
+                assert calls[1]["status"] in ("busy", "no_answer", "failed")
+                assert calls[1]["status"] != "unknown"
+                assert row(calls[2])[:3] == ("completed", None, "heard")
+                assert all(len(lab.carrier.calls_to(n)) == 1 for n in (CALLED, rings, answers_late))
+                await the_next_call_works(lab, api)
+        finally:
+            await controller.stop()
+
+
+async def test_the_pbx_restarts_in_mid_call_and_while_it_rings(lab: Lab, process: ControllerProcess) -> None:
+    rings = "+8613800000002"
+    lab.carrier.subscribe(CALLED, answer_and_listen(after=0.1))
+    lab.carrier.subscribe(rings, no_answer())
+    async with api_of(process.url) as api:
+        views = [await api.verify(CALLED), await api.verify(rings)]
+        await answered(api, views[0])
+        await ringing(api, views[1])
+        await lab.pbx.kill()
+        await lab.pbx.start()
+        calls = await asyncio.gather(*(api.call_ended(view) for view in views))
+        assert row(calls[0])[:2] == ("failed", "pbx_lost")
+        assert row(calls[1])[:2] == ("failed", "pbx_lost")
+        assert all(len(lab.carrier.calls_to(number)) == 1 for number in (CALLED, rings))
+        # The carrier heard no BYE from a PBX that was killed; its side is ended by hand.
+        await lab.carrier.asterisk.console("channel request hangup all")
+        await the_next_call_works(lab, api)
+
+
+async def test_the_pbx_is_away_at_the_request(lab: Lab, process: ControllerProcess) -> None:
+    lab.carrier.subscribe(CALLED, hang_up_early())
+    in_time = "+8613800000002"
+    lab.carrier.subscribe(in_time, hang_up_early())
+    async with api_of(process.url) as api:
+        await lab.pbx.stop()
+        late = await api.verify(CALLED, dial_within=1)
+        patient = await api.verify(in_time, dial_within=60)
+        failed = await api.call_ended(late, timeout=3)
+        assert (failed["status"], failed["failure_reason"]) == ("failed", "not_dialed_in_time")
+        assert failed["attempts"] == []
+        seen = await api.get(f"/v1/verifications/{late['id']}")
+        assert (seen["status"], seen["failure_reason"]) == ("failed", "not_dialed_in_time")
+        await lab.pbx.start()
+        call = await api.call_ended(patient)
+        assert call["status"] == "completed"
+        assert len(lab.carrier.calls_to(CALLED)) == 0
+        assert len(lab.carrier.calls_to(in_time)) == 1
+        await the_next_call_works(lab, api)
+
+
+async def test_the_controller_is_killed(lab: Lab, process: ControllerProcess) -> None:
+    rings, refuses = "+8613800000002", "+8613800000003"
+    lab.carrier.subscribe(CALLED, answer_and_listen(after=0.1))
+    lab.carrier.subscribe(rings, answer_and_listen(after=9.0))
+    lab.carrier.subscribe(refuses, reject(486, after=4.0, ring=True))
+    async with api_of(process.url) as api:
+        views = await asyncio.gather(*(api.verify(n) for n in (CALLED, rings, refuses)))
+        await answered(api, views[0])
+        await ringing(api, views[1])
+        await ringing(api, views[2])
+    await process.kill()
+    for number in (CALLED, refuses):
+        await lab.carrier.calls_to(number)[0].wait_ended(20)
+    await process.start()
+    async with api_of(process.url) as api:
+        calls = await asyncio.gather(*(api.call_ended(view) for view in views))
+        assert row(calls[0])[:2] == ("failed", "interrupted")
+        assert row(calls[1])[:3] == ("completed", None, "heard"), (
+            "a leg that rang was adopted and heard its code"
+        )
+        assert calls[2]["status"] in ("busy", "failed")
+        assert all(len(lab.carrier.calls_to(n)) == 1 for n in (CALLED, rings, refuses))
+        assert {(await api.get(f"/v1/verifications/{v['id']}"))["status"] for v in views} == {"pending"}
+        await the_next_call_works(lab, api)
+
+
+async def test_the_controller_freezes_in_mid_call(lab: Lab, process: ControllerProcess) -> None:
+    lab.carrier.subscribe(CALLED, answer_and_listen(after=0.1))
+    async with api_of(process.url) as api:
+        view = await api.verify(CALLED, play_times=1)
+        await answered(api, view)
+        process.signal(signal.SIGSTOP)
+        await lab.carrier.calls_to(CALLED)[0].wait_ended(40)
+        process.signal(signal.SIGCONT)
+        call = await api.call_ended(view)
+        assert row(call)[:3] == ("completed", None, "hung_up_early")
+        await the_next_call_works(lab, api)

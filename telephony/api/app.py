@@ -7,6 +7,7 @@ whatever goes wrong. What it never does: decide anything about a call, or log a 
 from __future__ import annotations
 
 import asyncio
+import difflib
 import hashlib
 import re
 import time
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
@@ -23,19 +24,29 @@ from pydantic import BaseModel
 from telephony.api import documents
 from telephony.api.keys import KeyRing
 from telephony.api.ports import CallService, Health, VerificationService
-from telephony.api.problems import problem, problem_of
+from telephony.api.problems import INTERNAL_DETAIL, problem, problem_of
 from telephony.api.reading import MAX_BODY, Refusal, read_model
 from telephony.api.schemas import (
+    Alive,
     Call,
     CheckReply,
     CheckRequest,
     DryRun,
     Empty,
     ListOf,
+    Readiness,
     Verification,
     VerificationRequest,
 )
-from telephony.errors import IdempotencyConflict, InputError, Overloaded, TelephonyError
+from telephony.errors import (
+    IdempotencyConflict,
+    InputError,
+    Overloaded,
+    PbxError,
+    SpeechError,
+    StoreError,
+    TelephonyError,
+)
 from telephony.model.call import CallStatus, VerificationStatus
 from telephony.model.client import Client
 from telephony.model.ids import new_id
@@ -47,9 +58,14 @@ READ_SECONDS: Final = 10.0
 MAX_WAIT: Final = 60.0
 MAX_LIMIT: Final = 200
 MAX_IN_FLIGHT: Final = 10_000
+MAX_WAITING: Final = 1_000
+"""How many requests may wait for a change at once (`?wait=`)."""
+
+MAX_CURSOR: Final = 512
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
 LOCAL_KINDS: Final = {404: "not-found", 405: "method-not-allowed", 413: "too-large"}
+EVERY_REPLY: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Status = TypeVar("Status", CallStatus, VerificationStatus)
@@ -91,20 +107,27 @@ class HttpFace:
         self._keys = keys
         self._metrics = Metrics(registry)
         self._in_flight: set[tuple[str, str]] = set()
+        self._waiting = 0
+        self._queries = documents.query_names()
 
     def routes(self) -> list[web.RouteDef]:
-        """Every route."""
-        one = "/v1/verifications/{id}"
+        """Every route. An id holds nothing that a store or a log could stumble over."""
+        verification = "/v1/verifications/{id:[A-Za-z0-9_-]{1,64}}"
+        call = "/v1/calls/{id:[A-Za-z0-9_-]{1,64}}"
+
+        def post(path: str, handler: Handler) -> web.RouteDef:
+            return web.post(path, handler, expect_handler=self._expected)
+
         return [
-            web.post("/v1/verifications", self.create_verification),
+            post("/v1/verifications", self.create_verification),
             web.get("/v1/verifications", self.list_verifications),
-            web.get(one, self.get_verification),
-            web.post(f"{one}/resend", self.resend_verification),
-            web.post(f"{one}/check", self.check_verification),
-            web.post(f"{one}/cancel", self.cancel_verification),
+            web.get(verification, self.get_verification),
+            post(f"{verification}/resend", self.resend_verification),
+            post(f"{verification}/check", self.check_verification),
+            post(f"{verification}/cancel", self.cancel_verification),
             web.get("/v1/calls", self.list_calls),
-            web.get("/v1/calls/{id}", self.get_call),
-            web.post("/v1/calls/{id}/cancel", self.cancel_call),
+            web.get(call, self.get_call),
+            post(f"{call}/cancel", self.cancel_call),
             web.get("/healthz", self.healthz),
             web.get("/readyz", self.readyz),
             web.get("/metrics", self.metrics),
@@ -149,7 +172,8 @@ class HttpFace:
         client, wanted = request[CLIENT], request.match_info["id"]
         wait = _wait(request)
         if wait:
-            await self._verifications.wait_changed(client, wanted, wait)
+            with self._waiter():
+                await self._verifications.wait_changed(client, wanted, wait)
         return _json(Verification.of(await self._verifications.get(client, wanted)))
 
     async def list_verifications(self, request: web.Request) -> web.Response:
@@ -157,7 +181,7 @@ class HttpFace:
         page = await self._verifications.list(
             request[CLIENT],
             status=_status(request, VerificationStatus),
-            cursor=request.query.get("cursor"),
+            cursor=_cursor(request),
             limit=_limit(request),
         )
         items = [Verification.of(view) for view in page.items]
@@ -170,7 +194,8 @@ class HttpFace:
         client, wanted = request[CLIENT], request.match_info["id"]
         wait = _wait(request)
         if wait:
-            await self._calls.wait_changed(client, wanted, wait)
+            with self._waiter():
+                await self._calls.wait_changed(client, wanted, wait)
         return _json(Call.of(await self._calls.get(client, wanted)))
 
     async def list_calls(self, request: web.Request) -> web.Response:
@@ -178,7 +203,7 @@ class HttpFace:
         page = await self._calls.list(
             request[CLIENT],
             status=_status(request, CallStatus),
-            cursor=request.query.get("cursor"),
+            cursor=_cursor(request),
             limit=_limit(request),
         )
         items = [Call.of(view) for view in page.items]
@@ -193,14 +218,13 @@ class HttpFace:
 
     async def healthz(self, _request: web.Request) -> web.Response:
         """`GET /healthz`: the process is alive."""
-        return web.json_response({"status": "ok"})
+        return _json(Alive())
 
     async def readyz(self, _request: web.Request) -> web.Response:
         """`GET /readyz`: calls can be placed, or which part is not ready (503)."""
         ready, parts = await self._health.ready()
-        return web.json_response(
-            {"status": "ok" if ready else "not ready", "parts": dict(parts)}, status=200 if ready else 503
-        )
+        found = Readiness(status="ok" if ready else "not ready", parts=parts)
+        return _json(found, 200 if ready else 503)
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """`GET /metrics`: Prometheus text."""
@@ -220,7 +244,6 @@ class HttpFace:
             headers={
                 "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; "
                 "form-action 'none'; frame-ancestors 'none'",
-                "X-Content-Type-Options": "nosniff",
                 "Referrer-Policy": "no-referrer",
             },
         )
@@ -248,36 +271,60 @@ class HttpFace:
         finally:
             self._in_flight.discard(held)
 
+    @contextmanager
+    def _waiter(self) -> Iterator[None]:
+        """Count a request that waits for a change, or refuse one too many."""
+        if self._waiting >= MAX_WAITING:
+            raise Overloaded("too many requests wait for a change; ask without `wait`")
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+
+    @staticmethod
+    async def _expected(request: web.Request) -> web.StreamResponse | None:
+        """Answer `Expect: 100-continue`; any other expectation is a problem (RFC 9110, 10.1.1)."""
+        if request.headers.get("Expect", "").lower() != "100-continue":
+            return problem("expectation-failed", "Only 100-continue can be expected here")
+        if request.version == HttpVersion11:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return None
+
     @web.middleware
     async def around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Give it an id, answer whatever happens, log and count it."""
         given = request.headers.get("X-Request-Id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else new_id("req")
         request[REQUEST_NAME] = request_id
-        started = time.monotonic()
-        response = await self._answer(request, handler)
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            started = time.monotonic()
+            response = await self._answer(request, handler)
+            self._note(request, response, time.monotonic() - started)
+        response.headers["X-Request-Id"] = request_id
+        response.headers.update(EVERY_REPLY)
+        return response
+
+    def _note(self, request: web.Request, response: web.StreamResponse, seconds: float) -> None:
+        """One log line and one count a request: the route's template, never its path."""
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else "none"
-        seconds = time.monotonic() - started
         method = request.method if request.method in ("GET", "POST", "HEAD") else "other"
         self._metrics.requests.labels(method, route, str(response.status)).inc()
         self._metrics.seconds.labels(method, route).observe(seconds)
         client = request.get(CLIENT)
         log.info(
             "http.request",
-            request=request_id,
             method=method,
             route=route,
             status=response.status,
             ms=round(seconds * 1000, 1),
             client=client.name if client else None,
         )
-        response.headers["X-Request-Id"] = request_id
-        return response
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            if request.path not in OPEN_PATHS:
+            if _needs_key(request):
                 client = self._keys.find(request.headers.get("Authorization", ""))
                 if client is None:
                     return problem(
@@ -286,27 +333,53 @@ class HttpFace:
                         headers={"WWW-Authenticate": 'Bearer realm="telephony"'},
                     )
                 request[CLIENT] = client
+                self._check_query(request)
             if not await _read_in_time(request):
-                return problem("request-timeout", f"The body did not come within {READ_SECONDS:g} s")
+                late = problem("request-timeout", f"The body did not come within {READ_SECONDS:g} s")
+                late.force_close()
+                return late
             return await handler(request)
         except Refusal as refusal:
             return refusal.response
+        except (StoreError, PbxError, SpeechError) as error:
+            log.warning("http.unavailable", error=str(error))
+            return problem_of(error)
         except TelephonyError as error:
             response = problem_of(error)
-            if response.status == 500:
-                log.exception("http.failed", request=request[REQUEST_NAME])
-            return response
+            return self._broken(request) if response.status == 500 else response
         except web.HTTPException as error:
             kind = LOCAL_KINDS.get(error.status)
             if kind is None:
-                raise
+                return self._broken(request)
             kept = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
             return problem(kind, _local_detail(kind, request), headers=kept)
         except Exception:
-            log.exception("http.failed", request=request[REQUEST_NAME])
-            return problem(
-                "internal-error", "The log of the controller says why", instance=request[REQUEST_NAME]
-            )
+            return self._broken(request)
+
+    @staticmethod
+    def _broken(request: web.Request) -> web.Response:
+        """Log the exception at hand, and tell nothing of it but where to look."""
+        log.exception("http.failed")
+        return problem("internal-error", INTERNAL_DETAIL, instance=request[REQUEST_NAME])
+
+    def _check_query(self, request: web.Request) -> None:
+        """Refuse a query parameter that is not known here: a misspelt filter would show everything."""
+        resource = request.match_info.route.resource
+        if resource is None:
+            return
+        method = "GET" if request.method == "HEAD" else request.method
+        known = self._queries.get((method, resource.canonical), ())
+        for name in request.query:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"Did you mean {close[0]}? " if close else ""
+                raise InputError(
+                    name[:64],
+                    "is not a parameter of this request",
+                    f"{hint}Known: {', '.join(known) or 'none'}",
+                )
+            if len(request.query.getall(name)) > 1:
+                raise InputError(name, "stands in the query twice", "Send it once")
 
 
 def create_app(
@@ -322,6 +395,14 @@ def create_app(
     app = web.Application(middlewares=[face.around], client_max_size=MAX_BODY)
     app.add_routes(face.routes())
     return app
+
+
+def _needs_key(request: web.Request) -> bool:
+    """Whether a key is asked for: everywhere but on the open pages, and where nothing is."""
+    if request.path in OPEN_PATHS:
+        return False
+    found = request.match_info.http_exception is None
+    return found or request.path.startswith("/v1/")
 
 
 async def _read_in_time(request: web.Request) -> bool:
@@ -381,9 +462,16 @@ def _wait(request: web.Request) -> float:
 
 def _limit(request: web.Request) -> int:
     text = request.query.get("limit", "50")
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_LIMIT):
+    if not (re.fullmatch(r"[0-9]{1,4}", text) and 1 <= int(text) <= MAX_LIMIT):
         raise InputError("limit", "is out of range", f"Send a number from 1 to {MAX_LIMIT}")
     return int(text)
+
+
+def _cursor(request: web.Request) -> str | None:
+    text = request.query.get("cursor")
+    if text is None or (1 <= len(text) <= MAX_CURSOR and text.isascii() and text.isprintable()):
+        return text
+    raise InputError("cursor", "is not a cursor", "Send `next_cursor` of the page before, or leave it out")
 
 
 def _status(request: web.Request, kind: type[Status]) -> Status | None:

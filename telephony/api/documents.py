@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import html
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -19,6 +19,7 @@ from pydantic.json_schema import models_json_schema
 from telephony import __version__
 from telephony.api.problems import KINDS, MEDIA_TYPE
 from telephony.api.schemas import (
+    Alive,
     Call,
     CheckReply,
     CheckRequest,
@@ -26,6 +27,7 @@ from telephony.api.schemas import (
     Empty,
     ListOf,
     Problem,
+    Readiness,
     Verification,
     VerificationRequest,
 )
@@ -131,9 +133,13 @@ OPERATIONS: Final = (
         body=Empty,
         problems=("not-found", "conflict"),
     ),
-    Operation("get", "/healthz", "Whether the process is alive", None, open=True),
+    Operation("get", "/healthz", "Whether the process is alive", Alive, open=True),
     Operation(
-        "get", "/readyz", "Whether calls can be placed; 503 says which part is not ready", None, open=True
+        "get",
+        "/readyz",
+        "Whether calls can be placed; 503 says which part is not ready",
+        Readiness,
+        open=True,
     ),
     Operation("get", "/metrics", "Prometheus metrics", None, open=True),
     Operation("get", "/openapi.json", "This description", None, open=True),
@@ -172,6 +178,16 @@ _QUERY: Final[dict[str, dict[str, Any]]] = {
         "schema": {"type": "string", "enum": [status.value for status in CallStatus]},
     },
 }
+
+
+def query_names() -> Mapping[tuple[str, str], tuple[str, ...]]:
+    """Which query parameters a route knows, by method and path template."""
+    return {
+        (operation.method.upper(), operation.path): tuple(
+            str(_QUERY[name]["name"]) for name in operation.query
+        )
+        for operation in OPERATIONS
+    }
 
 
 def _models() -> Iterable[type[BaseModel]]:
@@ -218,15 +234,21 @@ def _operation(operation: Operation, by_model: dict[Any, Any]) -> dict[str, Any]
         replies[str(operation.status)]["content"] = _content(by_model[operation.reply])
     if "dry_run" in operation.query:
         replies["200"] = {"description": "The dry run's verdict", "content": _content(by_model[DryRun])}
-    kinds = operation.problems if operation.open else (*operation.problems, "unauthorized")
-    for kind in kinds:
+    if operation.reply is Verification and operation.idempotent:
+        replies[str(operation.status)]["headers"] = {"Idempotency-Replayed": _HEADERS["Idempotency-Replayed"]}
+    if operation.reply is Readiness:
+        replies["503"] = {"description": "Not ready", "content": _content(by_model[Readiness])}
+    for kind in _kinds(operation):
         status, title = KINDS[kind]
         known = replies.get(str(status))
         words = f"{title} (`{kind}`)"
         replies[str(status)] = {
             "description": f"{known['description']}; {words}" if known else words,
             "content": _content(by_model[Problem], MEDIA_TYPE),
+            **_problem_headers(status),
         }
+    for reply in replies.values():
+        reply.setdefault("headers", {})["X-Request-Id"] = _HEADERS["X-Request-Id"]
     described: dict[str, Any] = {
         "summary": operation.summary,
         "operationId": _operation_id(operation),
@@ -241,6 +263,45 @@ def _operation(operation: Operation, by_model: dict[Any, Any]) -> dict[str, Any]
             "content": _content(by_model[operation.body]),
         }
     return described
+
+
+_HEADERS: Final[dict[str, dict[str, Any]]] = {
+    "X-Request-Id": {
+        "description": "The request's id: the one sent, or one made here; the log has it too",
+        "schema": {"type": "string"},
+    },
+    "Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer", "minimum": 1}},
+    "WWW-Authenticate": {"description": "`Bearer`", "schema": {"type": "string"}},
+    "Idempotency-Replayed": {
+        "description": "`true` where this is the stored reply to an earlier request with the same key",
+        "schema": {"type": "string", "const": "true"},
+    },
+}
+_HEADERS_OF_STATUS: Final = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}
+
+
+def _problem_headers(status: int) -> dict[str, Any]:
+    name = _HEADERS_OF_STATUS.get(status)
+    return {"headers": {name: _HEADERS[name]}} if name else {}
+
+
+def _kinds(operation: Operation) -> tuple[str, ...]:
+    """Every kind of problem an operation can end in: its own, and those of its form."""
+    if operation.open:
+        return operation.problems
+    of_body = ("invalid-json", "request-timeout", "too-large", "unsupported-media-type", "invalid-input")
+    of_query = ("invalid-input",) if operation.query else ()
+    of_wait = ("overloaded",) if "wait" in operation.query or operation.idempotent else ()
+    kinds = (
+        *operation.problems,
+        *(of_body if operation.body else ()),
+        *of_query,
+        *of_wait,
+        *_UNAVAILABLE,
+        "unauthorized",
+        "internal-error",
+    )
+    return tuple(dict.fromkeys(kinds))
 
 
 def _content(reference: Any, media_type: str = "application/json") -> dict[str, Any]:
@@ -274,17 +335,22 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
 
 
 _STYLE: Final = """
-:root{color-scheme:light dark;--line:#8884;--soft:#8881;--accent:#0a7d55}
+:root{color-scheme:light dark;--line:#8884;--soft:#8881;--get:light-dark(#0b6bcb,#6cb6ff);
+--post:light-dark(#0a7d55,#4fd1a0)}
 *{box-sizing:border-box}
 body{font:16px/1.55 system-ui,sans-serif;margin:0 auto;max-width:60rem;padding:2rem 1.25rem}
 h1{margin:0}h2{margin:2.5rem 0 .5rem;border-bottom:1px solid var(--line);padding-bottom:.25rem}
+h3{margin:2rem 0 0;font:600 15px ui-monospace,monospace}h4{margin:1rem 0 0;font-size:.9rem}
 details{border:1px solid var(--line);border-radius:.5rem;margin:.6rem 0;padding:.6rem .9rem}
 summary{cursor:pointer;display:flex;gap:.75rem;align-items:baseline;flex-wrap:wrap}
+summary::after{content:"+";margin-left:auto;opacity:.6}details[open]>summary::after{content:"–"}
 code,pre{font:13.5px/1.5 ui-monospace,monospace}
 pre{background:var(--soft);padding:.75rem;border-radius:.4rem;overflow:auto}
-.method{font-weight:700;text-transform:uppercase;color:var(--accent);min-width:3.2rem}.quiet{opacity:.75}
-table{border-collapse:collapse;width:100%;margin:.5rem 0}td,th{text-align:left;vertical-align:top;
-padding:.3rem .6rem .3rem 0;border-bottom:1px solid var(--line)}
+.method{font-weight:700;text-transform:uppercase;min-width:3.2rem}
+.get{color:var(--get)}.post{color:var(--post)}.quiet{opacity:.75}p{margin:.4rem 0}
+.wide{overflow-x:auto}table{border-collapse:collapse;width:100%;margin:.5rem 0}
+td,th{text-align:left;vertical-align:top;padding:.35rem .8rem .35rem 0;border-bottom:1px solid var(--line)}
+td:first-child{white-space:nowrap}:target{background:#fc03}
 """
 
 
@@ -309,48 +375,88 @@ def page() -> str:
             parts.append(_described(path, method, operation))
     parts.append("<h2>Values</h2>")
     parts += [_schema(name, schema) for name, schema in document["components"]["schemas"].items()]
-    parts.append("<h2>Problems</h2><table><tr><th>type<th>status<th>meaning")
+    parts.append(
+        "<h2>Problems</h2><p class=quiet>A problem's <code>type</code> is the address of its row here.</p>"
+        "<div class=wide><table><tr><th>type<th>status<th>meaning"
+    )
     parts += [
         f"<tr id={kind}><td><code>/docs#{kind}</code><td>{status}<td>{html.escape(title)}"
         for kind, (status, title) in sorted(KINDS.items())
     ]
-    parts.append("</table></html>")
+    parts.append("</table></div></html>")
     return "".join(parts)
 
 
 def _described(path: str, method: str, operation: dict[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><td><code>{html.escape(one['name'])}</code><td>{one['in']}<td>"
-        f"{html.escape(one.get('description', ''))}"
+    rows = [
+        (f"<code>{html.escape(one['name'])}</code>", one["in"], _words(one.get("description", "")))
         for one in operation["parameters"]
-    )
-    replies = "".join(
-        f"<tr><td>{status}<td>{html.escape(reply['description'])}{_links(reply)}"
+    ]
+    replies = [
+        (status, f"{_words(reply['description'])}{_links(reply)}", "")
         for status, reply in sorted(operation["responses"].items())
-    )
+    ]
     body = _links(operation.get("requestBody", {}))
     return (
-        f"<details><summary><span class=method>{method}</span><code>{html.escape(path)}</code>"
-        f"<span class=quiet>{html.escape(operation['summary'])}</span></summary>"
+        f"<details><summary><span class='method {method}'>{method}</span><code>{html.escape(path)}</code>"
+        f"<span class=quiet>{_words(operation['summary'])}</span></summary>"
         + (f"<p>Body:{body}</p>" if body else "")
-        + (f"<table>{rows}</table>" if rows else "")
-        + f"<table>{replies}</table></details>"
+        + (f"<h4>Parameters</h4>{_table(rows)}" if rows else "")
+        + f"<h4>Replies</h4>{_table(replies)}</details>"
     )
+
+
+def _table(rows: Iterable[tuple[str, str, str]]) -> str:
+    """Make a table of cells that are HTML already."""
+    lines = "".join(f"<tr>{''.join(f'<td>{cell}' for cell in row)}" for row in rows)
+    return f"<div class=wide><table>{lines}</table></div>"
+
+
+def _words(text: str) -> str:
+    """Escape a description; what stands between backticks is code."""
+    parts = html.escape(text).split("`")
+    return "".join(f"<code>{part}</code>" if place % 2 else part for place, part in enumerate(parts))
 
 
 def _links(holder: dict[str, Any]) -> str:
-    found = []
-    for content in holder.get("content", {}).values():
-        name = content["schema"].get("$ref", "").rsplit("/", 1)[-1]
-        if name:
-            found.append(f" <a href='#{html.escape(name)}'>{html.escape(name)}</a>")
-    return "".join(found)
+    names = [content["schema"].get("$ref", "") for content in holder.get("content", {}).values()]
+    return "".join(f" {_link(name)}" for name in names if name)
+
+
+def _link(reference: str) -> str:
+    name = html.escape(reference.rsplit("/", 1)[-1])
+    return f"<a href='#{name}'>{name}</a>"
 
 
 def _schema(name: str, schema: dict[str, Any]) -> str:
-    shown = html.escape(json.dumps(schema, indent=2, ensure_ascii=False))
-    words = html.escape(schema.get("description", ""))
+    needed = schema.get("required", ())
+    rows = [
+        (
+            f"<code>{html.escape(field)}</code>",
+            _kind(kind) + (", required" if field in needed and "additionalProperties" in schema else ""),
+            _words(kind.get("description", "")),
+        )
+        for field, kind in schema.get("properties", {}).items()
+    ]
+    values = ", ".join(f"<code>{html.escape(str(one))}</code>" for one in schema.get("enum", ()))
     return (
-        f"<details id='{html.escape(name)}'><summary><code>{html.escape(name)}</code>"
-        f"<span class=quiet>{words}</span></summary><pre>{shown}</pre></details>"
+        f"<h3 id='{html.escape(name)}'>{html.escape(name)}</h3><p class=quiet>"
+        f"{_words(schema.get('description', ''))}</p>{_table(rows) if rows else ''}"
+        + (f"<p>{values}</p>" if values else "")
     )
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    """Say a JSON schema's type in a few words."""
+    if "$ref" in schema:
+        return _link(schema["$ref"])
+    if "anyOf" in schema:
+        return " or ".join(_kind(one) for one in schema["anyOf"])
+    if "const" in schema:
+        return f"<code>{html.escape(json.dumps(schema['const']))}</code>"
+    if schema.get("type") == "array":
+        return f"list of {_kind(schema['items'])}"
+    kind = html.escape(str(schema.get("format") or schema.get("type", "any")))
+    if "minimum" in schema:
+        kind += f" {schema['minimum']:g}–{schema['maximum']:g}"
+    return kind

@@ -47,12 +47,16 @@ _KINDS: Final[tuple[tuple[type[TelephonyError], int, str, str], ...]] = (
 )
 """First match wins: from the narrow to the wide."""
 
+_UNSAID: Final = (StoreError, PbxError, SpeechError)
+"""Errors whose text names hosts and paths: it is for the log, an app is told the kind alone."""
+
 KINDS: Final[Mapping[str, tuple[int, str]]] = {
     "invalid-json": (400, "The body is not JSON"),
     "unauthorized": (401, "A key is needed"),
     "method-not-allowed": (405, "This method is not served here"),
     "request-timeout": (408, "The body came too slowly"),
     "too-large": (413, "The body is too large"),
+    "expectation-failed": (417, "This expectation is not met here"),
     "unsupported-media-type": (415, "The body must be JSON"),
     "internal-error": (500, "Something went wrong inside"),
     **{name: (status, title) for _, status, name, title in _KINDS},
@@ -60,6 +64,7 @@ KINDS: Final[Mapping[str, tuple[int, str]]] = {
 """Every kind of problem: its status and its title."""
 
 RETRY_SECONDS: Final = 5
+INTERNAL_DETAIL: Final = "The log of the controller says why, under the request id"
 
 
 def problem(
@@ -78,15 +83,16 @@ def fault(field: str, what: str, mend: str) -> dict[str, str]:
 
 def problem_of(error: TelephonyError) -> web.Response:
     """Make the response that an error of ours stands for."""
-    found = next(((status, name) for kind, status, name, _ in _KINDS if isinstance(error, kind)), None)
+    found = next((row for row in _KINDS if isinstance(error, row[0])), None)
     if found is None:
-        return problem("internal-error", "The request was not carried out; the log says why")
-    status, name = found
+        return problem("internal-error", INTERNAL_DETAIL)
+    _, status, name, title = found
     if isinstance(error, InputError):
         return problem(name, str(error), errors=[fault(error.field, error.problem, error.mend)])
     headers = {}
     if isinstance(error, RateLimited) and error.retry_after is not None:
-        headers["Retry-After"] = str(math.ceil(error.retry_after))
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     elif status == 503:
         headers["Retry-After"] = str(RETRY_SECONDS)
-    return problem(name, str(error), headers=headers)
+    detail = f"{title}; try again shortly" if isinstance(error, _UNSAID) else str(error)
+    return problem(name, detail, headers=headers)

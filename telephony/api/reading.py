@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
+from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 from aiohttp import web
@@ -17,6 +19,9 @@ from telephony.api.problems import fault, problem
 
 MAX_BODY: Final = 64 * 1024
 MAX_DEPTH: Final = 32
+MAX_DIGITS: Final = 64
+
+_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -48,7 +53,7 @@ def _parse(raw: bytes) -> dict[str, Any]:
         text = raw.decode()
         if _depth(text) > MAX_DEPTH:
             raise Refusal(problem("invalid-json", f"The body is nested deeper than {MAX_DEPTH} levels"))
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(text, object_pairs_hook=_unique, parse_int=_number, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise Refusal(problem("invalid-json", f"The body is not JSON: {error.msg} at {where}")) from None
@@ -62,9 +67,9 @@ def _parse(raw: bytes) -> dict[str, Any]:
 
 
 def _depth(text: str) -> int:
-    """Count how deep brackets may nest at most; brackets inside strings only make it stricter."""
+    """Count how deep brackets nest outside strings: the parser calls itself once a level."""
     deepest = level = 0
-    for letter in text:
+    for letter in _STRING.sub("", text):
         if letter in "[{":
             level += 1
             deepest = max(deepest, level)
@@ -74,10 +79,19 @@ def _depth(text: str) -> int:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise ValueError("The body names a key twice")
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"The body names the key {name[:64]!r} twice")
+        values[name] = value
     return values
+
+
+def _number(text: str) -> int:
+    """Read a whole number of a length that a number can have."""
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"A number has more than {MAX_DIGITS} digits")
+    return int(text)
 
 
 def _no_constant(name: str) -> Any:
@@ -94,14 +108,46 @@ def _validated(model: type[Model], values: dict[str, Any]) -> Model:
 
 
 def _fault(model: type[BaseModel], detail: ErrorDetails) -> dict[str, str]:
+    """Say a pydantic fault in the words of somebody who writes an app."""
     field = ".".join(str(part) for part in detail["loc"])[:128] or "body"
-    kind = detail["type"]
+    context = detail.get("ctx", {})
     known = list(model.model_fields)
-    if kind == "extra_forbidden":
-        close = difflib.get_close_matches(field, known, n=1)
-        mend = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known) or 'none'}"
-        return fault(field, "is not a field of this request", mend)
-    if kind == "missing":
-        return fault(field, "is missing", f"Send {field}")
-    message = str(detail["msg"])
-    return fault(field, "is not usable", message[:1].upper() + message[1:])
+    match detail["type"]:
+        case "extra_forbidden":
+            close = difflib.get_close_matches(field, known, n=1)
+            hint = f"Did you mean {close[0]}? " if close else ""
+            return fault(
+                field, "is not a field of this request", f"{hint}Known: {', '.join(known) or 'none'}"
+            )
+        case "missing":
+            return fault(field, "is missing", f"Send {field}")
+        case "greater_than_equal" | "less_than_equal" | "greater_than" | "less_than":
+            return fault(field, "is out of range", _range(model, field))
+        case "string_too_short":
+            return fault(field, "is empty", f"Send at least {context['min_length']} character")
+        case "string_too_long":
+            return fault(field, "is too long", f"Send at most {context['max_length']} characters")
+        case "string_pattern_mismatch":
+            return fault(field, "holds characters that are not taken", "Send printable ASCII characters")
+        case kind if kind in _MENDS:
+            return fault(field, "is of another type", _MENDS[kind])
+        case _:
+            message = str(detail["msg"])
+            return fault(field, "is not usable", message[:1].upper() + message[1:])
+
+
+_MENDS: Final[Mapping[str, str]] = {
+    "string_type": "Send a string, in quotes",
+    "string_unicode": "Send a string of whole Unicode characters",
+    "int_type": "Send a whole number, without quotes",
+    "float_type": "Send a number, without quotes",
+    "finite_number": "Send a number that is finite",
+    "bool_type": "Send true or false, without quotes",
+}
+
+
+def _range(model: type[BaseModel], field: str) -> str:
+    """Tell both ends of what a number may be, from the model itself."""
+    limits = model.model_json_schema()["properties"][field]
+    limits = next((one for one in limits.get("anyOf", ()) if "minimum" in one), limits)
+    return f"Send a number from {limits['minimum']} to {limits['maximum']}"

@@ -5,7 +5,7 @@ What it never does: turn a string into a number for somebody, or carry a code in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Generic, Literal, TypeVar
 
@@ -30,7 +30,9 @@ OutId = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[ -~]+$")]
 class Body(BaseModel):
     """A request's body."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
 
 
 class Reply(BaseModel):
@@ -42,21 +44,38 @@ class Reply(BaseModel):
 class VerificationRequest(Body):
     """Ring a number and speak a code."""
 
-    to: str = Field(
-        description="E.164, or a national number of your default region", examples=["+8613800000000"]
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"to": "+8613800000000", "locale": "zh-CN", "out_id": "order-1024"}]}
     )
-    locale: str | None = Field(None, max_length=35, description="Language of the call", examples=["zh-CN"])
-    code_length: int | None = Field(None, description="Digits of the code, 4 to 10; 6 by default")
-    code: str | None = Field(None, max_length=32, repr=False, description="Your own code, 4 to 10 digits")
-    ttl: int | None = Field(None, description="Seconds that the code is valid; 600 by default")
-    play_times: int | None = Field(None, description="How often the code is said, 1 to 3; 2 by default")
+
+    to: str = Field(
+        min_length=1,
+        max_length=64,
+        description="E.164, or a national number of your default region",
+        examples=["+8613800000000"],
+    )
+    locale: str | None = Field(
+        None,
+        min_length=1,
+        max_length=35,
+        description="Language of the call; yours by default",
+        examples=["zh-CN"],
+    )
+    code_length: int | None = Field(None, ge=4, le=10, description="Digits of the code; 6 by default")
+    code: str | None = Field(
+        None, max_length=32, repr=False, description="Your own code, 4 to 10 digits; one is drawn by default"
+    )
+    ttl: int | None = Field(
+        None, ge=30, le=3600, description="Seconds that the code is valid; 600 by default"
+    )
+    play_times: int | None = Field(None, ge=1, le=3, description="How often the code is said; 2 by default")
     require_keypress: bool | None = Field(
         None, description="Ask for a key first, so that a voicemail box never hears the code"
     )
     dial_within: float | None = Field(
-        None, description="Seconds; what is not dialled by then is `failed`; 30 by default"
+        None, ge=1, le=3600, description="Seconds; what is not dialled by then is `failed`; 30 by default"
     )
-    out_id: OutId | None = Field(None, description="Your own id, handed back")
+    out_id: OutId | None = Field(None, description="Your own id, handed back", examples=["order-1024"])
 
     def as_new(self) -> NewVerification:
         """The same for the service."""
@@ -227,6 +246,19 @@ class ListOf(Reply, Generic[Item]):
     next_cursor: str | None
 
 
+class Alive(Reply):
+    """The process is alive."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(Reply):
+    """Whether calls can be placed, part by part."""
+
+    status: Literal["ok", "not ready"]
+    parts: Mapping[str, str] = Field(description="Per part `ok`, or what is wrong")
+
+
 class Fault(Reply):
     """One fault of a request."""
 
@@ -238,11 +270,12 @@ class Fault(Reply):
 class Problem(Reply):
     """RFC 9457 problem details."""
 
-    type: str
+    type: str = Field(description="A page's anchor that tells the kind", examples=["/docs#rate-limited"])
     title: str
     status: int
     detail: str
-    errors: tuple[Fault, ...] = ()
+    instance: str | None = Field(None, description="The request's id, where the log says more")
+    errors: tuple[Fault, ...] = Field((), description="What is wrong with the request, field by field")
 
 
 def moment(milliseconds: int) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import select
 import stat
 import sys
 import time
@@ -128,10 +127,8 @@ def serve(
     try:
         settings = load_settings(config)
     except ConfigErrors as errors:
-        found = find_config(config, os.environ)
-        _say(
-            f"telephony: {found or 'no configuration file was found'}: {_count(len(errors.errors), 'fault')}"
-        )
+        place = find_config(config, os.environ) or "configuration"
+        _say(f"telephony: {place}: {_count(len(errors.errors), 'fault')}")
         for error in errors.errors:
             _say(f"  {error}")
         raise typer.Exit(Exit.USAGE) from None
@@ -139,6 +136,8 @@ def serve(
     from telephony.logs import set_up_logs
 
     set_up_logs(settings.log.level, settings.log.format)
+    # Every prompt is made before the first call: at the first start that takes seconds.
+    _say(f"telephony {__version__} is starting")
     _runner()(run(settings))
 
 
@@ -225,7 +224,7 @@ def _steps(call: dict[str, Any]) -> Iterator[tuple[float, str, str]]:
     for attempt in call["attempts"]:
         for name, step in (("dialed_at", "dialing"), ("ringing_at", "ringing"), ("answered_at", "answered")):
             if attempt[name]:
-                trunk = f"trunk {attempt['trunk']}: {attempt['trunk_reason']}" if step == "dialing" else ""
+                trunk = attempt["trunk_reason"] or attempt["trunk"] if step == "dialing" else ""
                 yield _moment(attempt[name]), step, trunk
     if call["status"] in FINAL:
         yield _moment(call["ended_at"] or call["updated_at"]), call["status"], _why(call)
@@ -243,7 +242,7 @@ async def _ask_until_known(controller: _Controller, made: dict[str, Any], lines:
     """Ask for the code until it is right, or no more may be checked, or nobody answers."""
     path = f"/v1/verifications/{made['id']}/check"
     while True:
-        line = lines.next(_moment(made["expires_at"]) - time.time(), prompt="Code: ")
+        line = await lines.next(_moment(made["expires_at"]) - time.time(), prompt="Code: ")
         if line is None:
             _say("The code was not checked.")
             return False
@@ -277,20 +276,34 @@ class _Lines:
         self._unread = b""
         self._over = False
 
-    def next(self, seconds: float, *, prompt: str) -> str | None:
+    async def next(self, seconds: float, *, prompt: str) -> str | None:
         """Return a line, None at the end of the input or after `seconds`."""
         if os.isatty(self._descriptor):
             print(prompt, end="", file=sys.stderr, flush=True)
-        deadline = time.monotonic() + seconds
-        while b"\n" not in self._unread and not self._over:
-            ready, _, _ = select.select([self._descriptor], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                return None
-            data = os.read(self._descriptor, LONGEST_LINE)
-            self._over = not data or len(self._unread) + len(data) > LONGEST_LINE
-            self._unread += data
+        try:
+            async with asyncio.timeout(seconds):
+                while b"\n" not in self._unread and not self._over:
+                    await self._readable()
+                    data = os.read(self._descriptor, LONGEST_LINE)
+                    self._over = not data or len(self._unread) + len(data) > LONGEST_LINE
+                    self._unread += data
+        except TimeoutError:
+            return None
         line, _, self._unread = self._unread.partition(b"\n")
         return line.decode(errors="replace").strip() if line or not self._over else None
+
+    async def _readable(self) -> None:
+        """Wait until a read won't block; a regular file never does."""
+        loop = asyncio.get_running_loop()
+        ready = asyncio.Event()
+        try:
+            loop.add_reader(self._descriptor, ready.set)
+        except PermissionError:
+            return
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_reader(self._descriptor)
 
 
 # ---- calls
@@ -303,6 +316,7 @@ def calls(
     ] = None,
     status: Annotated[CallStatus | None, typer.Option(help="Only those in this state.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200, help="At most so many, newest first.")] = 20,
+    cursor: Annotated[str | None, typer.Option(help="Where the page before ended.")] = None,
     url: Url = DEFAULT_URL,
     key: Key = None,
     as_json: Json = False,
@@ -310,11 +324,14 @@ def calls(
     """Show calls, or one call with its attempts."""
     if call_id is not None and status is not None:
         _fail(Exit.USAGE, "--status chooses among many calls; leave it out where one is named")
-    raise typer.Exit(_run(_calls(url, key, call_id, status, limit, as_json=as_json)))
+    query: dict[str, Any] = {"limit": limit}
+    query |= {"status": status.value} if status is not None else {}
+    query |= {"cursor": cursor} if cursor is not None else {}
+    raise typer.Exit(_run(_calls(url, key, call_id, query, as_json=as_json)))
 
 
 async def _calls(
-    url: str, key: str | None, call_id: str | None, status: CallStatus | None, limit: int, *, as_json: bool
+    url: str, key: str | None, call_id: str | None, query: dict[str, Any], *, as_json: bool
 ) -> Exit:
     from urllib.parse import quote
 
@@ -322,8 +339,7 @@ async def _calls(
         if call_id is not None:
             found = await controller.get(f"/v1/calls/{quote(call_id, safe='')}")
         else:
-            chosen = {"status": status.value} if status else {}
-            found = await controller.get("/v1/calls", limit=limit, **chosen)
+            found = await controller.get("/v1/calls", **query)
     if as_json:
         _print_json(found)
     elif call_id is not None:
@@ -343,7 +359,7 @@ def _show_calls(page: dict[str, Any]) -> None:
     ]
     _print_table(("created", "call", "to", "status", "why"), rows)
     if page["next_cursor"]:
-        _say("There are older ones; --limit shows more.")
+        _say(f"There are older ones: --cursor {page['next_cursor']}")
 
 
 def _show_call(call: dict[str, Any]) -> None:
@@ -445,6 +461,7 @@ def lab_up(
         _fail(Exit.USAGE, "--press: takes keys such as 1 or *")
     if write is not None and write.exists():
         _fail(Exit.USAGE, f"{write} is there already; name a new file")
+    _quiet_logs()
     subscriber = _subscriber(names[0] if names else "answer", press or "")
     raise typer.Exit(_run(_lab_up(subscriber, write, as_json=as_json)))
 
@@ -561,6 +578,7 @@ def lab_call(
     """Let the lab's PBX ring one of its subscribers, without a controller, and tell what came of it."""
     if not number or not set(number) <= set("+0123456789*#"):
         _fail(Exit.USAGE, f"{number!r} can't be dialled; write digits, +, * and # only")
+    _quiet_logs()
     state = _running_lab(lab)
     if trunk not in state.trunks:
         _fail(Exit.USAGE, f"the lab has no trunk {trunk!r}; it has {', '.join(state.trunks)}")
@@ -697,7 +715,8 @@ class _Controller:
             _fail(Exit.UNREACHABLE, f"what answers at {self._url} is no controller")
         if status >= 300:
             _fail(
-                _code_of_status(status), _words_of_problem(status, reply, response.headers.get("Retry-After"))
+                _code_of_reply(status, reply),
+                _words_of_problem(status, reply, response.headers.get("Retry-After")),
             )
         return reply
 
@@ -718,16 +737,19 @@ async def _controller(url: str, key: str | None) -> AsyncIterator[_Controller]:
         yield _Controller(session, url.rstrip("/"))
 
 
-def _code_of_status(status: int) -> Exit:
-    """The exit code that an HTTP status stands for."""
-    if status in (403, 409, 429):
+def _code_of_reply(status: int, reply: dict[str, Any]) -> Exit:
+    """The exit code that a problem stands for."""
+    if status in (403, 409, 429) or reply.get("type") == "/docs#overloaded":
         return Exit.REFUSED
     return Exit.UNREACHABLE if status >= 500 else Exit.USAGE
 
 
 def _words_of_problem(status: int, reply: dict[str, Any], retry_after: str | None) -> str:
     words = f"{reply.get('title', 'refused')} ({status}): {reply.get('detail', '')}"
-    return f"{words}; try again in {retry_after} s" if retry_after else words
+    if retry_after:
+        words += f"; try again in {retry_after} s"
+    mends = [f"\n  {one['field']}: {one['mend']}" for one in reply.get("errors", ())]
+    return words + "".join(mend for mend in mends if mend.partition(": ")[2] not in words)
 
 
 # ---- saying things
@@ -758,6 +780,13 @@ def _fail(code: Exit, words: str) -> NoReturn:
 
 def _say(words: str) -> None:
     print(words, file=sys.stderr, flush=True)
+
+
+def _quiet_logs() -> None:
+    """Keep the logs of rooms that work for a command off standard output, and to what is wrong."""
+    from telephony.logs import set_up_logs
+
+    set_up_logs("warning", "console")
 
 
 def _print_json(value: Any) -> None:

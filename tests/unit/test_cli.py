@@ -1,0 +1,360 @@
+"""The command line, run as a program against an HTTP server that plays the controller."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import sys
+import time
+import tomllib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from telephony.api.keys import hash_key
+
+SECONDS = 30.0
+KEY = "tk_a-key-of-the-tests"
+VERIFICATION, CALL = "vrf_01", "call_01"
+
+
+def moment(seconds: float = 0.0) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
+
+
+@dataclass
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class Controller:
+    """A controller's HTTP API, as far as the command line asks it; `refusal` answers everything."""
+
+    url: str = ""
+    status: str = "completed"
+    refusal: tuple[int, dict[str, Any], dict[str, str]] | None = None
+    text: str | None = None
+    asked: list[tuple[str, str, Any, str]] = field(default_factory=list)
+    checks_left: int = 3
+
+    async def answer(self, request: web.Request) -> web.Response:
+        body = await request.json() if request.can_read_body else None
+        self.asked.append((request.method, request.path_qs, body, request.headers.get("Authorization", "")))
+        if self.text is not None:
+            return web.Response(text=self.text)
+        if self.refusal is not None:
+            status, problem, headers = self.refusal
+            return web.json_response(problem, status=status, headers=headers)
+        if request.path.endswith("/check"):
+            valid = body["code"] == "123456"
+            self.checks_left -= not valid
+            state = "approved" if valid else "pending" if self.checks_left else "max_attempts_reached"
+            return web.json_response(
+                {"id": VERIFICATION, "status": state, "valid": valid, "checks_left": self.checks_left}
+            )
+        if request.path == "/v1/calls":
+            return web.json_response({"items": [self.call()], "next_cursor": "older_1"})
+        if request.path.startswith("/v1/calls/"):
+            return web.json_response(self.call())
+        made = {"id": VERIFICATION, "to": "+8613800000001", "locale": "zh-CN", "call_id": CALL}
+        made |= {"status": "pending", "created_at": moment(), "expires_at": moment(600)}
+        return web.json_response(made, status=201)
+
+    def call(self) -> dict[str, Any]:
+        answered = self.status == "completed"
+        attempt = {
+            "number": 1,
+            "trunk": "carrier",
+            "trunk_reason": "carrier serves every prefix",
+            "dialed_at": moment(0.1),
+            "ringing_at": moment(0.2),
+            "answered_at": moment(0.9) if answered else None,
+            "ended_at": moment(9),
+            "sip": 200 if answered else 486,
+            "q850": 16 if answered else 17,
+            "cause": "normal" if answered else "busy",
+            "end_reason": "heard" if answered else None,
+        }
+        return {
+            "id": CALL,
+            "to": "+8613800000001",
+            "flow": "verification",
+            "status": self.status,
+            "created_at": moment(),
+            "updated_at": moment(9),
+            "ended_at": moment(9),
+            "failure_reason": None if answered else "busy",
+            "out_id": None,
+            "attempts": [attempt],
+        }
+
+
+@pytest.fixture
+async def controller() -> AsyncIterator[Controller]:
+    played = Controller()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", played.answer)
+    async with TestServer(app) as server:
+        played.url = str(server.make_url("")).rstrip("/")
+        yield played
+
+
+async def start(
+    *words: str, url: str = "", key: str | None = KEY, **streams: Any
+) -> asyncio.subprocess.Process:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TELEPHONY_")}
+    environment |= {"TELEPHONY_URL": url, "COLUMNS": "200"} if url else {"COLUMNS": "200"}
+    environment |= {"TELEPHONY_KEY": key} if key else {}
+    pipes = {
+        "stdin": asyncio.subprocess.PIPE,
+        "stdout": asyncio.subprocess.PIPE,
+        "stderr": asyncio.subprocess.PIPE,
+    }
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "telephony", *words, env=environment, **{**pipes, **streams}
+    )
+
+
+async def run(*words: str, typed: str = "", **more: Any) -> Ended:
+    process = await start(*words, **more)
+    out, err = await asyncio.wait_for(process.communicate(typed.encode()), SECONDS)
+    return Ended(process.returncode or 0, out.decode(), err.decode())
+
+
+# ---- verify
+
+
+async def test_a_code_is_checked(controller: Controller) -> None:
+    ended = await run("verify", "+8613800000001", "--locale", "zh-CN", typed="123 456\n", url=controller.url)
+    assert ended.code == 0, ended.err
+    for word in (
+        "queued",
+        "dialing",
+        "carrier serves every prefix",
+        "ringing",
+        "answered",
+        "completed",
+        "Approved",
+    ):
+        assert word in ended.err
+    assert controller.asked[0][:3] == (
+        "POST",
+        "/v1/verifications",
+        {"to": "+8613800000001", "locale": "zh-CN"},
+    )
+    assert controller.asked[-1][2] == {"code": "123456"}
+    assert {one[3] for one in controller.asked} == {f"Bearer {KEY}"}
+
+
+async def test_a_wrong_code_may_be_mended(controller: Controller) -> None:
+    ended = await run("verify", "+8613800000001", typed="000000\n\n123456\n", url=controller.url)
+    assert ended.code == 0
+    assert "Wrong; 2 checks left." in ended.err
+
+
+async def test_no_more_checks(controller: Controller) -> None:
+    ended = await run("verify", "+8613800000001", typed="1\n2\n3\n123456\n", url=controller.url)
+    assert ended.code == 1
+    assert "max_attempts_reached" in ended.err
+
+
+async def test_the_input_ends_before_a_code(controller: Controller) -> None:
+    ended = await run("verify", "+8613800000001", url=controller.url)
+    assert (ended.code, "not checked" in ended.err) == (1, True)
+
+
+async def test_the_last_line_needs_no_end(controller: Controller) -> None:
+    assert (await run("verify", "+8613800000001", typed="123456", url=controller.url)).code == 0
+
+
+async def test_a_file_can_be_the_input(controller: Controller, tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.write_text("123456\n")
+    with code.open() as file:
+        process = await start("verify", "+8613800000001", url=controller.url, stdin=file)
+        await asyncio.wait_for(process.communicate(), SECONDS)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("words", [["--no-check"], []], ids=["told", "no-input"])
+async def test_nobody_is_asked(controller: Controller, words: list[str]) -> None:
+    stdin = asyncio.subprocess.DEVNULL
+    process = await start("verify", "+8613800000001", *words, "--json", url=controller.url, stdin=stdin)
+    out, _ = await asyncio.wait_for(process.communicate(), SECONDS)
+    shown = json.loads(out)
+    assert process.returncode == 0
+    assert (shown["id"], shown["valid"], shown["call"]["id"]) == (VERIFICATION, None, CALL)
+    assert not [one for one in controller.asked if one[1].endswith("/check")]
+
+
+async def test_a_busy_phone_is_a_failure_and_nobody_is_asked(controller: Controller) -> None:
+    controller.status = "busy"
+    ended = await run("verify", "+8613800000001", typed="123456\n", url=controller.url)
+    assert ended.code == 1
+    assert "busy (SIP 486, Q.850 17)" in ended.err
+    assert not [one for one in controller.asked if one[1].endswith("/check")]
+
+
+async def test_ctrl_c_at_the_prompt_ends_it_at_once(controller: Controller) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        process = await start("verify", "+8613800000001", url=controller.url, stdin=theirs)
+        assert process.stderr is not None
+        await asyncio.wait_for(process.stderr.readuntil(b"Code: "), SECONDS)
+        process.send_signal(signal.SIGINT)
+        _, err = await asyncio.wait_for(process.communicate(), SECONDS)
+    finally:
+        for descriptor in (ours, theirs):
+            os.close(descriptor)
+    assert process.returncode == 130
+    assert b"Interrupted" in err
+    assert b"Traceback" not in err
+
+
+# ---- what a controller refuses
+
+
+def refusal(status: int, kind: str, **more: Any) -> tuple[int, dict[str, Any], dict[str, str]]:
+    return status, {"type": f"/docs#{kind}", "title": "No", "status": status, "detail": "words", **more}, {}
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (refusal(401, "unauthorized"), 2),
+        (refusal(404, "not-found"), 2),
+        (refusal(422, "invalid-number"), 2),
+        (refusal(403, "destination-not-allowed"), 4),
+        (refusal(409, "conflict"), 4),
+        (refusal(429, "rate-limited"), 4),
+        (refusal(503, "overloaded"), 4),
+        (refusal(503, "store-unavailable"), 3),
+        (refusal(500, "internal-error"), 3),
+    ],
+    ids=lambda value: str(value[0]) if isinstance(value, tuple) else "",
+)
+async def test_a_refusal_has_its_exit_code(controller: Controller, answer: Any, code: int) -> None:
+    controller.refusal = answer
+    ended = await run("verify", "+8613800000001", url=controller.url)
+    assert (ended.code, ended.out) == (code, "")
+    assert "words" in ended.err
+
+
+async def test_a_refusal_tells_the_mend_and_when_to_come_back(controller: Controller) -> None:
+    status, body, _ = refusal(429, "rate-limited", errors=[{"field": "to", "problem": "is", "mend": "Wait"}])
+    controller.refusal = (status, body, {"Retry-After": "30"})
+    ended = await run("calls", url=controller.url)
+    assert "try again in 30 s" in ended.err
+    assert "to: Wait" in ended.err
+
+
+async def test_nothing_listens(unused_tcp_port: int) -> None:
+    ended = await run("calls", url=f"http://127.0.0.1:{unused_tcp_port}")
+    assert ended.code == 3
+    assert "no controller answers at" in ended.err
+
+
+@pytest.mark.parametrize("text", ["<html>", "[]", '"x"', ""])
+async def test_something_else_listens(controller: Controller, text: str) -> None:
+    controller.text = text
+    ended = await run("calls", url=controller.url)
+    assert (ended.code, "is no controller" in ended.err) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["calls"], None),
+        (["calls", "--key", "sch\u00fcssel"], None),
+        (["calls", "--url", "ftp://x"], KEY),
+        (["calls", "--status", "gone"], KEY),
+        (["calls", CALL, "--status", "busy"], KEY),
+        (["calls", "--limit", "0"], KEY),
+        (["verify"], KEY),
+        (["verify", "+861", "--code-length", "3"], KEY),
+        (["lab", "up", "--busy", "--decline"], None),
+        (["lab", "up", "--press", "x"], None),
+        (["lab", "call", "a;b"], None),
+        (["key", "new", "a\nb"], None),
+        (["nothing"], None),
+    ],
+)
+async def test_wrong_usage(words: list[str], key: str | None) -> None:
+    ended = await run(*words, key=key)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err
+    assert "Traceback" not in ended.err
+
+
+# ---- calls, key, serve
+
+
+async def test_calls_are_listed(controller: Controller) -> None:
+    ended = await run("calls", "--status", "completed", "--cursor", "older_0", url=controller.url)
+    assert ended.code == 0
+    assert CALL in ended.out
+    assert "--cursor older_1" in ended.err
+    assert controller.asked[0][1] == "/v1/calls?limit=20&status=completed&cursor=older_0"
+    page = json.loads((await run("calls", "--json", url=controller.url)).out)
+    assert page["items"][0]["id"] == CALL
+
+
+async def test_a_call_is_shown_with_its_attempts(controller: Controller) -> None:
+    ended = await run("calls", CALL, url=controller.url)
+    for word in (CALL, "completed", "carrier", "heard", "200"):
+        assert word in ended.out
+    assert json.loads((await run("calls", CALL, "--json", url=controller.url)).out)["id"] == CALL
+
+
+async def test_an_id_cannot_lead_elsewhere(controller: Controller) -> None:
+    await run("calls", "../../metrics?x", url=controller.url)
+    assert controller.asked[0][1] == "/v1/calls/..%2F..%2Fmetrics%3Fx"
+
+
+async def test_a_key_fits_its_hash() -> None:
+    ended = await run("key", "new", 'My "shop"', key=None)
+    key, _, snippet = ended.out.partition("\n")
+    client = tomllib.loads(snippet)["clients"][0]
+    assert client == {"name": 'My "shop"', "key_hash": hash_key(key), "brand": 'My "shop"'}
+    assert key not in ended.err
+    shown = json.loads((await run("key", "new", "a", "--brand", "Shop", "--json", key=None)).out)
+    assert (shown["brand"], shown["key_hash"]) == ("Shop", hash_key(shown["key"]))
+
+
+async def test_serve_tells_every_fault_of_its_configuration(tmp_path: Path) -> None:
+    config = tmp_path / "telephony.toml"
+    config.write_text('[server]\nprot = 1\n[log]\nlevel = "loud"\n')
+    ended = await run("serve", "--config", str(config))
+    assert (ended.code, ended.out) == (2, "")
+    assert str(config) in ended.err
+    for words in ("server.prot", "Did you mean port?", "log.level", "trunks", "clients", "numbers"):
+        assert words in ended.err
+    assert "Traceback" not in ended.err
+
+
+async def test_serve_without_its_configuration(tmp_path: Path) -> None:
+    ended = await run("serve", "--config", str(tmp_path / "none.toml"))
+    assert (ended.code, "cannot be read" in ended.err) == (2, True)
+
+
+async def test_help_comes_at_once() -> None:
+    took = []
+    for _ in range(3):
+        began = time.monotonic()
+        ended = await run("--help")
+        took.append(time.monotonic() - began)
+        assert ended.code == 0
+    assert min(took) < 0.5
+    assert "verify" in ended.out

@@ -341,6 +341,8 @@ class HttpFace:
             return await handler(request)
         except Refusal as refusal:
             return refusal.response
+        except web.RequestPayloadError:
+            return problem("invalid-body", "The body broke off, or is not encoded as its headers say")
         except (StoreError, PbxError, SpeechError) as error:
             log.warning("http.unavailable", error=str(error))
             return problem_of(error)

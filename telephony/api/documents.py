@@ -289,7 +289,14 @@ def _kinds(operation: Operation) -> tuple[str, ...]:
     """Every kind of problem an operation can end in: its own, and those of its form."""
     if operation.open:
         return operation.problems
-    of_body = ("invalid-json", "request-timeout", "too-large", "unsupported-media-type", "invalid-input")
+    of_body = (
+        "invalid-body",
+        "invalid-json",
+        "request-timeout",
+        "too-large",
+        "unsupported-media-type",
+        "invalid-input",
+    )
     of_query = ("invalid-input",) if operation.query else ()
     of_wait = ("overloaded",) if "wait" in operation.query or operation.idempotent else ()
     kinds = (

@@ -51,6 +51,7 @@ _UNSAID: Final = (StoreError, PbxError, SpeechError)
 """Errors whose text names hosts and paths: it is for the log, an app is told the kind alone."""
 
 KINDS: Final[Mapping[str, tuple[int, str]]] = {
+    "invalid-body": (400, "The body cannot be read"),
     "invalid-json": (400, "The body is not JSON"),
     "unauthorized": (401, "A key is needed"),
     "method-not-allowed": (405, "This method is not served here"),

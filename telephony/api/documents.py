@@ -53,7 +53,6 @@ class Operation:
 
 
 _LIMITS: Final = ("invalid-input", "destination-not-allowed", "rate-limited")
-_UNAVAILABLE: Final = ("store-unavailable",)
 _ONCE: Final = ("idempotency-conflict", "idempotency-mismatch")
 
 OPERATIONS: Final = (
@@ -65,7 +64,7 @@ OPERATIONS: Final = (
         201,
         VerificationRequest,
         ("dry_run",),
-        ("invalid-json", "invalid-number", "unknown-locale", *_LIMITS, *_ONCE, *_UNAVAILABLE),
+        ("invalid-number", "unknown-locale", *_LIMITS, *_ONCE),
         idempotent=True,
     ),
     Operation(
@@ -74,7 +73,6 @@ OPERATIONS: Final = (
         "List verifications, newest first",
         ListOf[Verification],
         query=("status", "cursor", "limit"),
-        problems=("invalid-input",),
     ),
     Operation(
         "get",
@@ -90,7 +88,7 @@ OPERATIONS: Final = (
         "Ring again with the same code",
         Verification,
         body=Empty,
-        problems=("not-found", "conflict", "rate-limited", *_ONCE, *_UNAVAILABLE),
+        problems=("not-found", "conflict", "destination-not-allowed", "rate-limited", *_ONCE),
         idempotent=True,
     ),
     Operation(
@@ -99,7 +97,7 @@ OPERATIONS: Final = (
         "Check a code that somebody typed",
         CheckReply,
         body=CheckRequest,
-        problems=("not-found", "invalid-input", "rate-limited", *_UNAVAILABLE),
+        problems=("not-found", "rate-limited"),
     ),
     Operation(
         "post",
@@ -115,7 +113,6 @@ OPERATIONS: Final = (
         "List calls, newest first",
         ListOf[Call],
         query=("call_status", "cursor", "limit"),
-        problems=("invalid-input",),
     ),
     Operation(
         "get",
@@ -298,13 +295,12 @@ def _kinds(operation: Operation) -> tuple[str, ...]:
         "invalid-input",
     )
     of_query = ("invalid-input",) if operation.query else ()
-    of_wait = ("overloaded",) if "wait" in operation.query or operation.idempotent else ()
     kinds = (
         *operation.problems,
         *(of_body if operation.body else ()),
         *of_query,
-        *of_wait,
-        *_UNAVAILABLE,
+        "overloaded",
+        "store-unavailable",
         "unauthorized",
         "internal-error",
     )

@@ -26,7 +26,7 @@ from telephony.pbx.asterisk import AsteriskConfig, AsteriskPbx
 from telephony.resources import data_dir
 from telephony.services.calls import Calls
 from telephony.services.codes import CodeBox, derive_key
-from telephony.services.housekeeping import STALE_MEDIA_SECONDS, Housekeeper
+from telephony.services.housekeeping import Housekeeper
 from telephony.services.verification import CallBudget, VerificationFlow, VerificationRules, Verifications
 from telephony.settings import Settings
 from telephony.speech.engine import EspeakNg
@@ -88,7 +88,7 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
         master_key = settings.master_key()
         studio = _studio(settings)
         stack.push_async_callback(studio.close)
-        studio.sweep(STALE_MEDIA_SECONDS)
+        studio.claim()
         clients = settings.client_list()
         branded = [Phrase(key, (("brand", client.brand),)) for client in clients for key in BRANDED]
         await studio.prepare(settings.speech.locales, branded)

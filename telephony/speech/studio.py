@@ -9,6 +9,7 @@ tells either. What it never does: put a digit of a secret into a name, a key, a 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import os
 import re
@@ -158,6 +159,7 @@ class Studio:
         self._gates: dict[str, _Gate] = {}
         self._live: set[str] = set()
         self._media_dir_ready = False
+        self._claim: int | None = None
 
     async def prepare(self, locales: Sequence[str] | None = None, phrases: Sequence[Phrase] = ()) -> None:
         """Make ready what can be: digits, phrases without placeholders, and the given `phrases`.
@@ -183,6 +185,26 @@ class Studio:
         except ExceptionGroup as failed:
             raise _first(failed) from None
         log.info("speech.prepared", locales=tags, seconds=round(time.monotonic() - started, 3))
+
+    def claim(self) -> None:
+        """Take the media folder for this process alone, and erase what an earlier one left in it.
+
+        A killed process leaves sounds that hold codes; they go when the next one starts. Raises
+        `ConfigError` where another process has the folder.
+        """
+        self._prepare_media_dir()
+        path = self._media_dir.with_name(f"{self._media_dir.name}.lock")
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                "speech.media_dir",
+                f"{self._media_dir} is taken by another process ({error.strerror})",
+                "Give each controller a folder of its own",
+            ) from None
+        self._claim = handle
+        self.sweep(0)
 
     def locale(self, tag: str) -> str:
         """The canonical tag of the language that speaks `tag`. Raises `UnknownLocale`."""
@@ -237,9 +259,12 @@ class Studio:
         return erased
 
     async def close(self) -> None:
-        """Erase every composed file of this process."""
+        """Erase every composed file of this process, and let the folder go."""
         for name in tuple(self._live):
             self._erase(name)
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
 
     async def digit_slots(self, locale: str) -> DigitSlots:
         """The ten digits of a language, made on first use. Raises like `prepare`."""

@@ -1,5 +1,8 @@
 """The lab for acceptance tests: one for the whole run, swept between tests.
 
+Its PBX logs everything at debug level, and a listener with every right writes down all AMI events: what
+they hold is searched for codes by `test_secrecy.py`, which therefore runs last.
+
 Tests here share one event loop, because the lab lives in it.
 """
 
@@ -13,11 +16,13 @@ import pytest
 import pytest_asyncio
 
 from telephony.lab import Lab
+from tests.acceptance import evidence
 
 _HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name == "test_secrecy.py")
     for item in items:
         if _HERE in item.path.parents and pytest_asyncio.is_async_test(item):
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
@@ -26,8 +31,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def session_lab() -> AsyncIterator[Lab]:
     """A running lab; use `lab`, which is the same one made clean."""
-    async with Lab(progress=lambda line: print(line, file=sys.stderr)) as lab:
-        yield lab
+    async with Lab(debug=True, progress=lambda line: print(line, file=sys.stderr)) as lab:
+        evidence.FILES.append(lab.pbx.log_file)
+        evidence.FILES.append(lab.pbx.cdr_file)
+        async with evidence.Listener(lab):
+            yield lab
 
 
 @pytest_asyncio.fixture(loop_scope="session")

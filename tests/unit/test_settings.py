@@ -1,0 +1,409 @@
+"""The configuration: what a small file means, what the environment changes, and how each fault is told."""
+
+from __future__ import annotations
+
+import base64
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from telephony.errors import ConfigError
+from telephony.settings import ConfigErrors, Settings, check_settings, find_config, load_settings
+
+HASH = "sha256:" + "0f" * 32
+OTHER_HASH = "sha256:" + "1e" * 32
+SMALLEST = f"""
+[pbx.ami]
+secret = "s3cret"
+
+[numbers]
+allowed_regions = ["CN"]
+
+[[trunks]]
+name = "main"
+endpoint = "carrier"
+
+[[clients]]
+name = "shop"
+key_hash = "{HASH}"
+brand = "Acme"
+"""
+
+
+def smallest() -> dict[str, Any]:
+    return {
+        "pbx": {"ami": {"secret": "s3cret"}},
+        "numbers": {"allowed_regions": ["CN"]},
+        "trunks": [{"name": "main", "endpoint": "carrier"}],
+        "clients": [{"name": "shop", "key_hash": HASH, "brand": "Acme"}],
+    }
+
+
+def load(tmp_path: Path, text: str = SMALLEST, **environ: str) -> Settings:
+    path = tmp_path / "telephony.toml"
+    path.write_text(text)
+    return load_settings(path, environ)
+
+
+def faults(values: dict[str, Any]) -> dict[str, str]:
+    """Key and `problem. mend` of every fault."""
+    with pytest.raises(ConfigErrors) as caught:
+        check_settings(values)
+    return {error.key: f"{error.problem}. {error.mend}" for error in caught.value.errors}
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The smallest configuration with one key set: `trunks.0.name`."""
+    values: Any = smallest()
+    place = values
+    *above, last = path.split(".")
+    for part in above:
+        place = place[int(part)] if part.isdigit() else place.setdefault(part, {})
+    place[last] = value
+    return values  # type: ignore[no-any-return]
+
+
+# ---- what is right
+
+
+def test_the_smallest_file_is_enough(tmp_path: Path) -> None:
+    settings = load(tmp_path)
+    assert (settings.server.host, settings.server.port) == ("127.0.0.1", 8080)
+    assert settings.store.url == "sqlite:///var/telephony.db"
+    assert (settings.fastagi.host, settings.fastagi.port) == ("127.0.0.1", 4573)
+    assert settings.ami_secret() == "s3cret"
+    assert settings.verification.code_length == 6
+    assert [(one.count, one.seconds) for one in settings.verification.calls_per_number] == [
+        (3, 300.0),
+        (10, 86_400.0),
+    ]
+
+
+def test_clients_as_the_rooms_below_know_them() -> None:
+    values = smallest()
+    values["numbers"] |= {"default_region": "CN", "allowed_prefixes": ["+1212"]}
+    values["clients"].append(
+        {
+            "name": "bank",
+            "key_hash": OTHER_HASH,
+            "brand": "Bank",
+            "caller_number": "+861088880000",
+            "default_locale": "zh-CN",
+            "locales": ["zh-CN"],
+            "default_region": "US",
+            "sandbox": True,
+        }
+    )
+    shop, bank = check_settings(values).client_list()
+    assert (shop.name, shop.default_region, shop.regions, shop.prefixes) == (
+        "shop",
+        "CN",
+        ("CN",),
+        ("+1212",),
+    )
+    assert (bank.default_region, bank.locales, bank.sandbox) == ("US", ("zh-CN",), True)
+
+
+# ---- the environment
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        SMALLEST + "\n[server]\nport = 1\n",
+        TELEPHONY_SERVER__PORT="9000",
+        TELEPHONY_VERIFICATION__REQUIRE_KEYPRESS="true",
+        TELEPHONY_NUMBERS__ALLOWED_PREFIXES='["+86138"]',
+        TELEPHONY_VERIFICATION__CALLS_PER_NUMBER="[{count = 1, seconds = 60}]",
+        TELEPHONY_LOG__LEVEL="debug",
+        TELEPHONY_SPEECH__CACHE_DIR="/srv/speech",
+    )
+    assert settings.server.port == 9000
+    assert settings.verification.require_keypress is True
+    assert settings.numbers.allowed_prefixes == ("+86138",)
+    assert settings.verification.calls_per_number[0].seconds == 60
+    assert settings.log.level == "debug"
+    assert settings.speech.cache_dir == Path("/srv/speech")
+
+
+@pytest.mark.parametrize("text", ["0123", "true", "2026-01-01", '"quoted"', "a # b", "[1]", "1e5"])
+def test_text_stays_as_it_stands(tmp_path: Path, text: str) -> None:
+    settings = load(tmp_path, TELEPHONY_PBX__AMI__SECRET=text, TELEPHONY_SERVER__NODE=text)
+    assert settings.ami_secret() == text
+    assert settings.server.node == text
+
+
+def test_lists_of_sections_come_from_the_environment_too() -> None:
+    settings = load_settings(
+        None,
+        {
+            "TELEPHONY_PBX__AMI__SECRET": "x",
+            "TELEPHONY_NUMBERS__ALLOWED_REGIONS": '["CN"]',
+            "TELEPHONY_TRUNKS": '[{name = "main", endpoint = "carrier"}]',
+            "TELEPHONY_CLIENTS": f'[{{name = "shop", key_hash = "{HASH}", brand = "Acme"}}]',
+        },
+    )
+    assert settings.trunks[0].endpoint == "carrier"
+
+
+def test_a_variable_that_is_no_key_is_told_with_the_rest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        load(tmp_path, SMALLEST + "[log]\nlevel = 'loud'\n", TELEPHONY_SERVER_PORT="1", TELEPHONY_X__Y="1")
+    told = {error.key: error.mend for error in caught.value.errors}
+    assert told["TELEPHONY_SERVER_PORT"] == "Did you mean TELEPHONY_SERVER__PORT?"
+    assert "TELEPHONY_SERVER__PORT" in told["TELEPHONY_X__Y"]
+    assert "log.level" in told
+
+
+def test_variables_of_others_are_let_be(tmp_path: Path) -> None:
+    load(
+        tmp_path,
+        TELEPHONY_CONFIG="x",
+        TELEPHONY_URL="x",
+        TELEPHONY_KEY="x",
+        TELEPHONY_LAB_CACHE="x",
+        TELEPHONY_SERVICE_HOST="10.0.0.1",
+        TELEPHONY_SERVICE_PORT="80",
+        TELEPHONY_SERVICE_PORT_HTTP="80",
+        TELEPHONY_PORT="tcp://10.0.0.1:80",
+        TELEPHONY_PORT_80_TCP="tcp://10.0.0.1:80",
+        TELEPHONY_PORT_80_TCP_ADDR="10.0.0.1",
+        HOME="/root",
+    )
+
+
+def test_a_variable_does_not_break_a_section_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        load(tmp_path, "server = 5\n" + SMALLEST, TELEPHONY_SERVER__PORT="1")
+    assert [error.key for error in caught.value.errors] == ["server"]
+
+
+# ---- where it is found
+
+
+def test_the_file_that_is_named_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_config(Path("a"), {"TELEPHONY_CONFIG": "b"}) == Path("a")
+    assert find_config(None, {"TELEPHONY_CONFIG": "b"}) == Path("b")
+    (tmp_path / "telephony.toml").touch()
+    assert find_config(None, {}) == Path("telephony.toml")
+
+
+def test_nothing_found_is_told_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("telephony.settings.DEFAULT_FILES", (Path("telephony.toml"),))
+    with pytest.raises(ConfigErrors) as caught:
+        load_settings(None, {})
+    assert caught.value.errors[0].problem == "was not found"
+    assert {"trunks", "clients", "numbers"} <= {error.key for error in caught.value.errors}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"), [("a = = 1", "is not TOML"), ("\xff", "is not TOML"), (None, "cannot be read")]
+)
+def test_a_file_that_cannot_be_read(tmp_path: Path, text: str | None, problem: str) -> None:
+    path = tmp_path / "telephony.toml"
+    if text is not None:
+        path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigErrors, match=problem):
+        load_settings(path, {})
+
+
+# ---- what is wrong
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "key", "words"),
+    [
+        ("serve", {}, "serve", "Did you mean server?"),
+        ("server.prot", 1, "server.prot", "Did you mean port?"),
+        ("pbx.ami.zzz", 1, "pbx.ami.zzz", "Known here: host, port"),
+        ("trunks.0.endpiont", "x", "trunks[0].endpiont", "Did you mean endpoint?"),
+        ("server.port", 70_000, "server.port", "less than or equal to 65535"),
+        ("server.port", "http", "server.port", "whole number"),
+        ("server.drain_seconds", 0, "server.drain_seconds", "greater than 0"),
+        ("server.drain_seconds", float("nan"), "server.drain_seconds", "out of range"),
+        ("server.host", "", "server.host", "one line of text"),
+        ("server.node", "a\nb", "server.node", "control character"),
+        ("store.url", "mysql://x", "store.url", "postgresql://user@host/database"),
+        ("store.url", "sqlite://", "store.url", "sqlite:///var/telephony.db"),
+        ("pbx.kind", "pabx", "pbx.kind", "'asterisk'"),
+        ("pbx.ami.secret", "a\r\nAction: x", "pbx.ami.secret", "more than a line"),
+        ("pbx.ami.secret", "", "pbx.ami.secret", "is empty"),
+        ("pbx.ami.secret_file", "/nowhere", "pbx.ami.secret", "Keep one of the two"),
+        ("pbx.ami.username", "a\nb", "pbx.ami.username", "control character"),
+        ("pbx.ami.tls_ca_file", "/nowhere/ca.pem", "pbx.ami.tls_ca_file", "is not a file"),
+        ("fastagi.allowed_peers", ["10.0.0.0/33"], "fastagi.allowed_peers[0]", "10.0.0.0/24"),
+        ("fastagi.allowed_peers", ["10.0.0.1/24"], "fastagi.allowed_peers[0]", "host bits"),
+        ("fastagi.allowed_peers", [], "fastagi.allowed_peers", "Write at least one"),
+        ("trunks", [], "trunks", "[[trunks]]"),
+        ("trunks.0.endpoint", "PJSIP/carrier", "trunks[0].endpoint", "without PJSIP/"),
+        ("trunks.0.prefixes", ["86"], "trunks[0].prefixes[0]", "+86138"),
+        ("trunks.0.prefix", "9w", "trunks[0].prefix", "cannot be dialled"),
+        (
+            "trunks.0.number_format",
+            "e.164",
+            "trunks[0].number_format",
+            "'e164', 'digits', '00' or 'national'",
+        ),
+        ("trunks.0.codecs", ["g711"], "trunks[0].codecs[0]", "ulaw"),
+        ("speech.cache_limit_mb", 1, "speech.cache_limit_mb", "greater than or equal to 8"),
+        ("verification.code_length", 3, "verification.code_length", "greater than or equal to 4"),
+        ("verification.ttl", 1.5, "verification.ttl", "whole number"),
+        ("verification.require_keypress", "maybe", "verification.require_keypress", "true or false"),
+        ("verification.calls_per_number", 3, "verification.calls_per_number", "square brackets"),
+        (
+            "verification.calls_per_number",
+            [{"count": 0, "seconds": 1}],
+            "verification.calls_per_number[0].count",
+            "out of range",
+        ),
+        ("numbers", {}, "numbers", "allowed_regions"),
+        ("numbers.allowed_regions", ["China"], "numbers.allowed_regions[0]", "two capital letters"),
+        ("numbers.allowed_regions", ["XX"], "numbers.allowed_regions[0]", "ISO 3166-1"),
+        ("numbers.allowed_prefixes", ["+"], "numbers.allowed_prefixes[0]", "+86138"),
+        ("numbers.default_region", "cn", "numbers.default_region", "two capital letters"),
+        ("clients", [], "clients", "telephony key new"),
+        ("clients.0.key_hash", "tk_abc", "clients[0].key_hash", "telephony key new"),
+        ("clients.0.brand", "x" * 65, "clients[0].brand", "at most 64"),
+        ("clients.0.caller_number", "Acme", "clients[0].caller_number", "write digits"),
+        ("clients.0.default_locale", "fr", "clients[0].default_locale", "speech.locales"),
+        ("clients.0.locales", ["fr", "en"], "clients[0].locales", "speech.locales"),
+        ("clients.0.locales", ["es"], "clients[0].default_locale", "is not among"),
+        ("log.level", "loud", "log.level", "'debug', 'info', 'warning' or 'error'"),
+        ("log", 1, "log", "section"),
+    ],
+)
+def test_each_fault_names_its_key_and_mend(path: str, value: Any, key: str, words: str) -> None:
+    told = faults(changed(path, value))
+    assert list(told) == [key]
+    assert words.lower() in told[key].lower()
+
+
+@pytest.mark.parametrize("key", ["trunks", "numbers", "clients"])
+def test_what_is_missing_is_shown(key: str) -> None:
+    values = smallest()
+    del values[key]
+    told = faults(values)
+    assert list(told) == [key]
+    assert "is missing. Write" in told[key]
+
+
+def test_a_secret_is_needed() -> None:
+    values = smallest()
+    del values["pbx"]
+    assert list(faults(values)) == ["pbx.ami.secret"]
+
+
+def test_names_and_keys_are_ones_own() -> None:
+    values = smallest()
+    values["trunks"] *= 2
+    values["clients"] *= 2
+    assert list(faults(values)) == ["trunks[1].name", "clients[1].name", "clients[1].key_hash"]
+
+
+def test_all_faults_are_told_at_once_and_none_twice() -> None:
+    values = changed("trunks.0.endpoint", "a b")
+    values |= {"log": {"level": "loud", "fromat": "json"}, "store": {"url": "x"}}
+    told = faults(values)
+    assert set(told) == {"trunks[0].endpoint", "log.level", "log.fromat", "store.url"}
+    with pytest.raises(ConfigError) as caught:
+        check_settings(values)
+    assert str(caught.value).count("\n") == 3
+
+
+def test_no_secret_is_told_or_shown() -> None:
+    for values in (
+        changed("pbx.ami.secret", ["hunter2"]),
+        changed("clients.0.key_hash", "hunter2"),
+        changed("secrets.master_key", ["hunter2"]),
+    ):
+        assert "hunter2" not in str(faults(values))
+    assert "s3cret" not in repr(check_settings(smallest()))
+
+
+# ---- secrets in files
+
+
+def test_a_secret_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_text("from-a-file\n")
+    values = smallest()
+    values["pbx"]["ami"] = {"secret_file": str(path)}
+    assert check_settings(values).ami_secret() == "from-a-file"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"a\nb", b"\xff\xfe"])
+def test_a_secret_file_that_is_none(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "secret"
+    if content is not None:
+        path.write_bytes(content)
+    values = smallest()
+    values["pbx"]["ami"] = {"secret_file": str(path)}
+    assert list(faults(values)) == ["pbx.ami.secret_file"]
+
+
+def with_store(tmp_path: Path, **secrets: str) -> Settings:
+    values = smallest()
+    values["store"] = {"url": f"sqlite:///{tmp_path}/state/telephony.db"}
+    values["secrets"] = secrets
+    return check_settings(values)
+
+
+def test_the_master_key_is_made_once_beside_the_database(tmp_path: Path) -> None:
+    settings = with_store(tmp_path)
+    key = settings.master_key()
+    path = tmp_path / "state" / "master.key"
+    assert len(key) == 32
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert settings.master_key() == key
+    assert [one.name for one in path.parent.iterdir()] == ["master.key"]
+
+
+def test_two_that_start_at_once_agree_on_one_key(tmp_path: Path) -> None:
+    settings = with_store(tmp_path)
+    start = threading.Barrier(8)
+    found: list[bytes] = []
+
+    def begin() -> None:
+        start.wait()
+        found.append(settings.master_key())
+
+    threads = [threading.Thread(target=begin) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert len(set(found)) == 1
+
+
+def test_a_master_key_that_is_given(tmp_path: Path) -> None:
+    text = base64.b64encode(bytes(range(32))).decode()
+    assert with_store(tmp_path, master_key=text).master_key() == bytes(range(32))
+    path = tmp_path / "key"
+    path.write_text(text + "\n")
+    assert with_store(tmp_path, master_key_file=str(path)).master_key() == bytes(range(32))
+
+
+@pytest.mark.parametrize("text", ["short", base64.b64encode(b"x" * 31).decode(), "é"])
+def test_a_master_key_that_is_none(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="32 bytes") as caught:
+        with_store(tmp_path, master_key=text).master_key()
+    assert text not in str(caught.value)
+
+
+def test_a_place_where_no_key_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file, not a folder")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        with_store(tmp_path).master_key()
+
+
+def test_controllers_on_postgresql_share_a_key() -> None:
+    values = changed("store.url", "postgresql://telephony@db/telephony")
+    assert list(faults(values)) == ["secrets.master_key_file"]
+    values["secrets"] = {"master_key": base64.b64encode(bytes(32)).decode()}
+    assert check_settings(values).master_key() == bytes(32)

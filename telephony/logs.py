@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 
 import structlog
@@ -20,10 +20,18 @@ REPLACED: Final = "[not logged]"
 
 def drop_secrets(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Replace the value of every field that is named like a secret: the last line of defence."""
-    for name in event:
-        if name in SECRET_FIELDS:
-            event[name] = REPLACED
-    return event
+    return _without_secrets(event)
+
+
+def _without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace secrets here and in whatever lies inside; names count in any case."""
+    kept: dict[str, Any] = {}
+    for name, value in values.items():
+        if str(name).lower() in SECRET_FIELDS:
+            kept[name] = REPLACED
+        else:
+            kept[name] = _without_secrets(value) if isinstance(value, Mapping) else value
+    return kept
 
 
 def set_up_logs(level: str = "info", style: str = "json") -> None:

@@ -8,7 +8,6 @@ does: connect to anything, or print a secret.
 from __future__ import annotations
 
 import base64
-import binascii
 import difflib
 import ipaddress
 import os
@@ -322,8 +321,7 @@ class Settings(Section):
         if self.secrets.master_key is not None:
             return _decode_key("secrets.master_key", self.secrets.master_key.get_secret_value())
         path = self.secrets.master_key_file or self._state_dir() / "master.key"
-        if not path.exists():
-            _write_new_key(path)
+        _write_new_key(path)
         return _decode_key("secrets.master_key_file", _read_secret("secrets.master_key_file", path))
 
     def _state_dir(self) -> Path:
@@ -606,7 +604,7 @@ def _read_secret(key: str, path: Path) -> str:
 def _decode_key(key: str, text: str) -> bytes:
     try:
         decoded = base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:
         decoded = b""
     if len(decoded) != 32:
         raise ConfigError(key, "is not 32 bytes in base64", "Make one with: openssl rand -base64 32")
@@ -614,12 +612,14 @@ def _decode_key(key: str, text: str) -> bytes:
 
 
 def _write_new_key(path: Path) -> None:
-    """Make a master key that only we can read; two that start at once agree on one.
+    """Make a master key where none is, that only we can read; two that start at once agree on one.
 
     It is written whole under another name and then linked: whoever sees the name sees all of it.
     """
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
+        if path.exists():
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(base64.b64encode(secrets.token_bytes(32)) + b"\n")

@@ -28,6 +28,9 @@
     ├── StoreError                  what should be on disk is not
     │   ├── StoreUnavailable        locked, full, gone: nothing was written
     │   └── StaleFence              somebody else owns this row by now
+    ├── EgressError                 somebody else's server, or the way to it
+    │   ├── AddressRefused          we don't go there: a private address, an unusable URL; nothing was sent
+    │   └── NoAnswer                none within the deadline, or none at all: it may have been received
     └── LabError                    the lab can't be brought up: names what is missing
 
 What it never does: import anything of the project.
@@ -181,6 +184,18 @@ class StoreUnavailable(StoreError):
 
 class StaleFence(StoreError):
     """Somebody else owns this row by now; the update was not made."""
+
+
+class EgressError(TelephonyError):
+    """Somebody else's server, or the way to it, failed."""
+
+
+class AddressRefused(EgressError):
+    """The URL is unusable or leads to an address that we don't send to. Nothing was sent."""
+
+
+class NoAnswer(EgressError):
+    """There was no answer within the deadline, or none at all; the request may have been received."""
 
 
 class LabError(TelephonyError):

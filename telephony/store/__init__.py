@@ -7,6 +7,8 @@ transaction. What it never does: decide what a call does next, or speak to anyth
 from telephony.store.records import (
     AttemptRecord,
     CheckFailureRecord,
+    DeliveryStatus,
+    DisabledEndpointRecord,
     EventRecord,
     OutboxRecord,
     Page,
@@ -19,6 +21,8 @@ from telephony.store.unit import UnitOfWork
 __all__ = [
     "AttemptRecord",
     "CheckFailureRecord",
+    "DeliveryStatus",
+    "DisabledEndpointRecord",
     "EventRecord",
     "OutboxRecord",
     "Page",

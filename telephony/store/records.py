@@ -146,6 +146,14 @@ class IdempotencyState(StrEnum):
     DONE = "done"
 
 
+class DeliveryStatus(StrEnum):
+    """How far a webhook has come."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+
+
 @dataclass(frozen=True, slots=True)
 class New:
     """The key is ours: do the work, then `finish` or `abandon`."""
@@ -185,7 +193,12 @@ class EventRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxRecord:
-    """A webhook to be delivered. `sequence` counts from 1 inside its `resource` and is given by `add`."""
+    """A webhook to be delivered. `sequence` counts from 1 inside its `resource` and is given by `add`.
+
+    `opened_at` is when its turn came, None while an earlier one of its resource is not done with.
+    `due_at` is when to look at it next: the next try, or the end of the lease under which it is being sent.
+    Until `expires_at` (None: never) it is tried at short intervals. `owner` sent it last, under `fence`.
+    """
 
     id: str
     client: str
@@ -200,3 +213,24 @@ class OutboxRecord:
     dead_at: int | None = None
     last_error: str | None = None
     url: str
+    opened_at: int | None = None
+    expires_at: int | None = None
+    owner: str | None = None
+    fence: int = 0
+
+    @property
+    def status(self) -> DeliveryStatus:
+        """How far it has come."""
+        if self.delivered_at is not None:
+            return DeliveryStatus.DELIVERED
+        return DeliveryStatus.PENDING if self.dead_at is None else DeliveryStatus.DEAD
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DisabledEndpointRecord:
+    """A client's webhook URL that wants no more. It counts as long as that URL is the configured one."""
+
+    id: str
+    url: str
+    disabled_at: int
+    reason: str

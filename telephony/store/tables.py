@@ -196,7 +196,34 @@ outbox = Table(
     Column("dead_at", Millis),
     Column("last_error", Words),
     Column("url", Words, nullable=False),
+    Column("opened_at", Millis),
+    Column("expires_at", Millis),
+    Column("owner", Key),
+    Column("fence", Millis, nullable=False),
     UniqueConstraint("resource", "sequence"),
 )
 Index("ix_outbox_client", outbox.c.client, outbox.c.created_at, outbox.c.id)
-_partial("ix_outbox_due", "delivered_at IS NULL AND dead_at IS NULL", outbox.c.due_at)
+Index("ix_outbox_created", outbox.c.created_at)
+_partial(
+    "ix_outbox_due",
+    "opened_at IS NOT NULL AND delivered_at IS NULL AND dead_at IS NULL",
+    outbox.c.client,
+    outbox.c.due_at,
+)
+_partial(
+    "ix_outbox_pending",
+    "delivered_at IS NULL AND dead_at IS NULL",
+    outbox.c.client,
+    outbox.c.created_at,
+    outbox.c.id,
+)
+_partial("ix_outbox_dead", "dead_at IS NOT NULL", outbox.c.client, outbox.c.created_at, outbox.c.id)
+
+disabled_endpoint = Table(
+    "disabled_endpoint",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("url", Words, nullable=False),
+    Column("disabled_at", Millis, nullable=False),
+    Column("reason", Words, nullable=False),
+)

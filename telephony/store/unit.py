@@ -6,6 +6,7 @@ What it never does: begin or end the transaction; `Store` does.
 from __future__ import annotations
 
 from telephony.store.repositories.attempts import Attempts
+from telephony.store.repositories.endpoints import DisabledEndpoints
 from telephony.store.repositories.idempotency import Idempotency
 from telephony.store.repositories.notes import Events, Outbox
 from telephony.store.repositories.requests import Requests
@@ -19,6 +20,7 @@ class UnitOfWork:
     __slots__ = (
         "attempts",
         "check_failures",
+        "disabled_endpoints",
         "events",
         "idempotency",
         "outbox",
@@ -34,3 +36,4 @@ class UnitOfWork:
         self.idempotency = Idempotency(session)
         self.events = Events(session)
         self.outbox = Outbox(session)
+        self.disabled_endpoints = DisabledEndpoints(session)

@@ -1,0 +1,77 @@
+"""The retry table, row by row."""
+
+from __future__ import annotations
+
+import pytest
+
+from telephony.calls.policy import NO_INPUT, RetryPolicy, Step, policy_for
+from telephony.errors import InputError
+from telephony.model.call import CallClass
+from telephony.model.hangup import Cause
+
+
+@pytest.mark.parametrize(
+    ("cause", "silent", "rang"),
+    [
+        (Cause.BUSY, Step.LATER, Step.LATER),
+        (Cause.NO_ANSWER, Step.LATER, Step.LATER),
+        (Cause.UNREACHABLE, Step.LATER, Step.LATER),
+        (Cause.CONGESTION, Step.NEXT_TRUNK, Step.LATER),
+        (Cause.TRUNK_REFUSED, Step.NEXT_TRUNK, Step.LATER),
+        (Cause.TRUNK_FAULT, Step.NEXT_TRUNK, Step.LATER),
+        (Cause.DECLINED, Step.STOP, Step.STOP),
+        (Cause.BLOCKED, Step.STOP, Step.STOP),
+        (Cause.UNALLOCATED, Step.STOP, Step.STOP),
+        (Cause.INVALID_NUMBER, Step.STOP, Step.STOP),
+        (Cause.CANCELED, Step.STOP, Step.STOP),
+        (Cause.UNKNOWN, Step.STOP, Step.STOP),
+        (NO_INPUT, Step.LATER, Step.LATER),
+    ],
+)
+def test_what_follows_a_cause(cause: str, silent: Step, rang: Step) -> None:
+    policy = RetryPolicy(rounds=3)
+    assert policy.step(cause, rang=False) is silent
+    assert policy.step(cause, rang=True) is rang
+
+
+def test_every_cause_stands_in_the_table() -> None:
+    for cause in Cause:
+        assert RetryPolicy().step(cause, rang=False) in Step
+
+
+def test_pauses_grow_to_a_bound_and_jitter_by_a_quarter() -> None:
+    policy = RetryPolicy(rounds=9, first_pause=120, longest_pause=600)
+    assert [policy.pause(n, lambda: 0.5) for n in range(1, 6)] == [120, 240, 480, 600, 600]
+    assert policy.pause(1, lambda: 0.0) == 90
+    assert policy.pause(1, lambda: 1.0) == 150
+
+
+def test_a_busy_phone_is_tried_again_within_two_to_five_minutes_on_the_whole() -> None:
+    policy = policy_for(CallClass.TRANSACTION, {})
+    assert 90 <= policy.pause(1) <= 150
+    assert 180 <= policy.pause(2) <= 300
+
+
+def test_a_request_says_how_often_and_on_what() -> None:
+    policy = policy_for(CallClass.SURVEY, {"attempts": 4, "pause": 10, "on": ["busy"]})
+    assert (policy.rounds, policy.first_pause) == (4, 10)
+    assert policy.step(Cause.BUSY, rang=False) is Step.LATER
+    assert policy.step(Cause.NO_ANSWER, rang=True) is Step.STOP
+
+
+@pytest.mark.parametrize(
+    ("retry", "field"),
+    [
+        ({"attempts": 0}, "retry.attempts"),
+        ({"attempts": True}, "retry.attempts"),
+        ({"attempts": 11}, "retry.attempts"),
+        ({"pause": 0}, "retry.pause"),
+        ({"longest_pause": "x"}, "retry.longest_pause"),
+        ({"on": ["declined"]}, "retry.on"),
+        ({"often": 1}, "retry.often"),
+    ],
+)
+def test_a_retry_of_no_use_is_named(retry: dict[str, object], field: str) -> None:
+    with pytest.raises(InputError) as caught:
+        policy_for(CallClass.TRANSACTION, retry)
+    assert caught.value.field == field

@@ -783,10 +783,10 @@ def _say(words: str) -> None:
 
 
 def _quiet_logs() -> None:
-    """Keep the logs of rooms that work for a command off standard output, and to what is wrong."""
+    """Keep the logs of rooms that work for a command off standard output, and to what failed."""
     from telephony.logs import set_up_logs
 
-    set_up_logs("warning", "console")
+    set_up_logs("error", "console")
 
 
 def _print_json(value: Any) -> None:

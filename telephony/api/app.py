@@ -65,7 +65,11 @@ MAX_CURSOR: Final = 512
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
 LOCAL_KINDS: Final = {404: "not-found", 405: "method-not-allowed", 413: "too-large"}
-EVERY_REPLY: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+EVERY_REPLY: Final = {
+    "Cache-Control": "no-store",
+    "Server": "telephony",
+    "X-Content-Type-Options": "nosniff",
+}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Status = TypeVar("Status", CallStatus, VerificationStatus)

@@ -546,3 +546,4 @@ async def test_no_reply_may_be_sniffed(http: HttpClient) -> None:
     for path in ("/healthz", "/docs", "/nothing", "/v1/calls"):
         async with http.get(path) as reply:
             assert reply.headers["X-Content-Type-Options"] == "nosniff"
+            assert reply.headers["Server"] == "telephony"

@@ -74,12 +74,15 @@ def _next_in_zone(zone: ZoneInfo, windows: Sequence[Window], now_ms: int) -> int
     for day in range(_SEARCH_DAYS):
         date = (local + day * _DAY).date()
         for window in windows:
-            for start in _moments(datetime.combine(date, window.start), zone):
-                if start.timestamp() * 1000 > now_ms:
-                    starts.append(round(start.timestamp() * 1000))
+            moments = _moments(datetime.combine(date, window.start), zone)
+            starts += [stamp for stamp in map(_to_ms, moments) if stamp > now_ms]
         if starts:
             break
     return min(starts)
+
+
+def _to_ms(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
 
 
 def _moments(wall: datetime, zone: ZoneInfo) -> list[datetime]:

@@ -64,3 +64,14 @@ class VerificationStatus(StrEnum):
     EXPIRED = "expired"
     MAX_ATTEMPTS_REACHED = "max_attempts_reached"
     FAILED = "failed"
+
+
+class PaymentStatus(StrEnum):
+    """States of a payment confirmation; all but `PENDING` are final."""
+
+    PENDING = "pending"
+    CONFIRMED = "confirmed"
+    DECLINED = "declined"
+    EXPIRED = "expired"
+    CANCELED = "canceled"
+    FAILED = "failed"

@@ -7,7 +7,6 @@ transaction. What it never does: decide what a call does next, or speak to anyth
 from telephony.store.records import (
     AttemptRecord,
     CheckFailureRecord,
-    DeliveryStatus,
     DisabledEndpointRecord,
     EventRecord,
     OutboxRecord,
@@ -21,7 +20,6 @@ from telephony.store.unit import UnitOfWork
 __all__ = [
     "AttemptRecord",
     "CheckFailureRecord",
-    "DeliveryStatus",
     "DisabledEndpointRecord",
     "EventRecord",
     "OutboxRecord",

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
-from telephony.model.call import AttemptPhase, CallClass, CallStatus, VerificationStatus
+from telephony.model.call import AttemptPhase, CallClass, CallStatus, PaymentStatus, VerificationStatus
+from telephony.model.delivery import DeliveryStatus
 
 Record = TypeVar("Record")
 
@@ -130,6 +131,32 @@ class VerificationRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PaymentRecord:
+    """A payment to be confirmed. `amount` is a decimal as text; `decided_by` says who or what ended it."""
+
+    id: str
+    client: str
+    to_number: str
+    locale: str
+    status: PaymentStatus = PaymentStatus.PENDING
+    order_id: str
+    amount: str
+    currency: str
+    payee: str
+    brand: str | None = None
+    decide_url: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    out_id: str | None = None
+    request_id: str | None = None
+    expires_at: int
+    created_at: int
+    updated_at: int
+    ended_at: int | None = None
+    decided_by: str | None = None
+    failure_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckFailureRecord:
     """A wrong code, counted against the number it was sent to."""
 
@@ -144,14 +171,6 @@ class IdempotencyState(StrEnum):
 
     IN_FLIGHT = "in_flight"
     DONE = "done"
-
-
-class DeliveryStatus(StrEnum):
-    """How far a webhook has come."""
-
-    PENDING = "pending"
-    DELIVERED = "delivered"
-    DEAD = "dead"
 
 
 @dataclass(frozen=True, slots=True)

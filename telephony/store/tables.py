@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from sqlalchemy import Column, ForeignKey, Index, MetaData, Table, UniqueConstraint, text
 
-from telephony.model.call import AttemptPhase, CallClass, CallStatus, VerificationStatus
+from telephony.model.call import AttemptPhase, CallClass, CallStatus, PaymentStatus, VerificationStatus
 from telephony.store.columns import Choice, Count, Flag, Json, Key, Millis, Sealed, Words
 from telephony.store.records import IdempotencyState
 
@@ -100,6 +100,13 @@ attempt = Table(
     UniqueConstraint("request_id", "number"),
 )
 _partial("ix_attempt_open", "ended_at IS NULL", attempt.c.created_at, attempt.c.id)
+Index(
+    "ux_attempt_number",
+    attempt.c.to_number,
+    unique=True,
+    sqlite_where=text("ended_at IS NULL"),
+    postgresql_where=text("ended_at IS NULL"),
+)
 _partial("ix_attempt_dialed", "dialed_at IS NOT NULL", attempt.c.to_number, attempt.c.dialed_at)
 
 verification = Table(
@@ -227,3 +234,42 @@ disabled_endpoint = Table(
     Column("disabled_at", Millis, nullable=False),
     Column("reason", Words, nullable=False),
 )
+
+payment_confirmation = Table(
+    "payment_confirmation",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("client", Key, nullable=False),
+    Column("to_number", Key, nullable=False),
+    Column("locale", Words, nullable=False),
+    Column("status", Choice(PaymentStatus), nullable=False),
+    Column("order_id", Words, nullable=False),
+    Column("amount", Words, nullable=False),
+    Column("currency", Words, nullable=False),
+    Column("payee", Words, nullable=False),
+    Column("brand", Words),
+    Column("decide_url", Words),
+    Column("metadata", Json, nullable=False),
+    Column("out_id", Words),
+    Column("request_id", Key),
+    Column("expires_at", Millis, nullable=False),
+    Column("created_at", Millis, nullable=False),
+    Column("updated_at", Millis, nullable=False),
+    Column("ended_at", Millis),
+    Column("decided_by", Words),
+    Column("failure_reason", Words),
+)
+Index(
+    "ix_payment_confirmation_client",
+    payment_confirmation.c.client,
+    payment_confirmation.c.created_at,
+    payment_confirmation.c.id,
+)
+Index(
+    "ix_payment_confirmation_client_status",
+    payment_confirmation.c.client,
+    payment_confirmation.c.status,
+    payment_confirmation.c.created_at,
+    payment_confirmation.c.id,
+)
+_partial("ix_payment_confirmation_open", "ended_at IS NULL", payment_confirmation.c.expires_at)

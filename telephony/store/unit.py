@@ -9,6 +9,7 @@ from telephony.store.repositories.attempts import Attempts
 from telephony.store.repositories.endpoints import DisabledEndpoints
 from telephony.store.repositories.idempotency import Idempotency
 from telephony.store.repositories.notes import Events, Outbox
+from telephony.store.repositories.payments import Payments
 from telephony.store.repositories.requests import Requests
 from telephony.store.repositories.verifications import CheckFailures, Verifications
 from telephony.store.session import Session
@@ -24,6 +25,7 @@ class UnitOfWork:
         "events",
         "idempotency",
         "outbox",
+        "payments",
         "requests",
         "verifications",
     )
@@ -32,6 +34,7 @@ class UnitOfWork:
         self.requests = Requests(session)
         self.attempts = Attempts(session)
         self.verifications = Verifications(session)
+        self.payments = Payments(session)
         self.check_failures = CheckFailures(session)
         self.idempotency = Idempotency(session)
         self.events = Events(session)

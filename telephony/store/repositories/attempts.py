@@ -22,6 +22,7 @@ _c: Final = attempt.c
 
 _OF_REQUEST: Final = _rows.select.where(_c.request_id == bindparam("of")).order_by(_c.number)
 _OPEN: Final = _rows.select.where(_c.ended_at.is_(None)).order_by(_c.created_at, _c.id)
+_OPEN_TO: Final = select(func.count()).where(_c.ended_at.is_(None), _c.to_number == bindparam("to_number"))
 _DIALED: Final = select(func.count()).where(
     _c.dialed_at.is_not(None), _c.to_number == bindparam("to_number"), _c.dialed_at >= bindparam("since")
 )
@@ -69,6 +70,10 @@ class Attempts:
     async def open_attempts(self) -> list[AttemptRecord]:
         """Every attempt that has not ended, oldest first: as many as there are calls, not as are stored."""
         return await _rows.fetch(self._session, _OPEN)
+
+    async def number_is_open(self, to_number: str) -> bool:
+        """Whether an attempt to this number has not ended: a second one may not be added."""
+        return bool(await self._session.value(_OPEN_TO, {"to_number": to_number}))
 
     async def count_to_number_since(self, to_number: str, since: int) -> int:
         """How many attempts to this number were really dialled at or after `since`."""

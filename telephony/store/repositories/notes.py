@@ -12,7 +12,8 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, and_, bindparam, func, select
 
 from telephony.errors import StaleFence
-from telephony.store.records import DeliveryStatus, EventRecord, OutboxRecord, Page
+from telephony.model.delivery import DeliveryStatus
+from telephony.store.records import EventRecord, OutboxRecord, Page
 from telephony.store.session import Rows, Session
 from telephony.store.tables import event, outbox
 

@@ -124,14 +124,18 @@ class Requests:
         """The requests made for one verification or the like, newest first."""
         return await _rows.fetch(self._session, _OF_FLOW, {"ref": flow_ref})
 
-    async def claim_due(self, owner: str, now: int, limit: int, lease_ms: int) -> Sequence[RequestRecord]:
+    async def claim_due(
+        self, owner: str, now: int, limit: int, lease_ms: int, *, least_priority: int = 0
+    ) -> Sequence[RequestRecord]:
         """Take what is due at `now` and nobody's: highest priority first, then earliest `due_at`.
 
         Each gets the next fence, a lease until `now + lease_ms`, and no `due_at`: it is in its owner's
-        memory from here on. Two who claim at once get disjoint rows.
+        memory from here on. Two who claim at once get disjoint rows. What is below `least_priority` stays.
         """
         due: list[RequestRecord] = []
         for level in (await self._session.run(_LEVELS)).scalars().all():
+            if level < least_priority:
+                break
             parameters = {"level": level, "now": now, "most": limit - len(due)}
             due += await _rows.fetch(self._session, _DUE_IN_LEVEL, parameters)
             if len(due) >= limit:

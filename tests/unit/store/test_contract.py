@@ -425,8 +425,9 @@ class TestCounting:
         record = a_request()
         async with store.transaction() as work:
             await work.requests.add(record)
-            await work.attempts.add(an_attempt(record, number=1, dialed_at=START))
-            await work.attempts.add(an_attempt(record, number=2, dialed_at=START + 5))
+            over = {"phase": AttemptPhase.ENDED, "ended_at": START + 9}
+            await work.attempts.add(an_attempt(record, number=1, dialed_at=START, **over))
+            await work.attempts.add(an_attempt(record, number=2, dialed_at=START + 5, **over))
             await work.attempts.add(an_attempt(record, number=3))
         async with store.reading() as work:
             assert await work.attempts.count_to_number_since(TO, START) == 2
@@ -439,7 +440,21 @@ class TestCounting:
             async with store.transaction() as work:
                 await work.requests.add(record)
                 await work.attempts.add(an_attempt(record))
-                await work.attempts.add(an_attempt(record))
+                await work.attempts.add(an_attempt(record, to_number="+493012345678"))
+
+    async def test_a_phone_number_has_one_open_attempt(self, store: Store) -> None:
+        record = a_request()
+        async with store.transaction() as work:
+            await work.requests.add(record)
+            await work.attempts.add(first := an_attempt(record))
+            assert await work.attempts.number_is_open(TO)
+        with pytest.raises(StoreError, match="refused"):
+            async with store.transaction() as work:
+                await work.attempts.add(an_attempt(record, number=2))
+        async with store.transaction() as work:
+            await work.attempts.update(first.id, fence=first.fence, phase=AttemptPhase.ENDED)
+            assert not await work.attempts.number_is_open(TO)
+            await work.attempts.add(an_attempt(record, number=2))
 
     async def test_wrong_codes_are_counted_per_number_and_forgotten(self, store: Store) -> None:
         async with store.transaction() as work:

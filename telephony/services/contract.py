@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from telephony.model.call import CallStatus, VerificationStatus
+from telephony.model.delivery import DeliveryStatus
 
 T = TypeVar("T")
 
@@ -127,6 +128,35 @@ class Verdict:
     locale: str
     trunk: str
     trunk_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryView:
+    """A webhook on its way. Times in milliseconds since the epoch.
+
+    `due_at` is the next try; None when it is done with, or waits for an earlier one of its `resource`.
+    """
+
+    id: str
+    resource: str
+    sequence: int
+    type: str
+    status: DeliveryStatus
+    created_at: int
+    due_at: int | None
+    tries: int
+    delivered_at: int | None
+    dead_at: int | None
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookEndpointView:
+    """Where a client's webhooks go; `disabled_at` (milliseconds) and `reason` since it answered 410."""
+
+    url: str
+    disabled_at: int | None
+    reason: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,11 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from telephony.errors import ConfigError
+from telephony.egress.guard import Guard, url_problem
+from telephony.egress.rules import DeliveryRules, Endpoint
+from telephony.egress.schedule import WHOLE_SCHEDULE
+from telephony.egress.signing import decode_secret
+from telephony.errors import ConfigError, InputError
 from telephony.model.client import Client
 
 ENVIRONMENT_PREFIX: Final = "TELEPHONY_"
@@ -115,6 +119,14 @@ def _no_store(text: str) -> str | None:
     if _STORES.fullmatch(text):
         return None
     return "is not a store; write sqlite:///var/telephony.db or postgresql://user@host/database"
+
+
+def _no_reachable_entry(text: str) -> str | None:
+    try:
+        Guard((text,))
+    except ValueError as error:
+        return f"{error}; write a network such as 10.1.0.0/16, an address, or a host name"
+    return None if _no_line(text) is None else "is empty; write a network or a host name"
 
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -254,7 +266,11 @@ class Numbers(Section):
 
 
 class ClientSection(Section):
-    """`[[clients]]`: an app with its key's hash, `sha256:` and 64 hexadecimal digits."""
+    """`[[clients]]`: an app with its key's hash, `sha256:` and 64 hexadecimal digits.
+
+    Its webhooks go to `webhook_url`, signed with `webhook_secret` (`whsec_` and base64) and, while that is
+    being changed, with `webhook_old_secret` too.
+    """
 
     name: Name
     key_hash: Annotated[str, _checked(_no_key_hash)]
@@ -264,6 +280,24 @@ class ClientSection(Section):
     locales: tuple[Line, ...] = ()
     default_region: Region | None = None
     sandbox: bool = False
+    webhook_url: Annotated[str, _checked(url_problem)] | None = None
+    webhook_secret: SecretStr | None = None
+    webhook_secret_file: Path | None = None
+    webhook_old_secret: SecretStr | None = None
+
+
+class Webhooks(Section):
+    """`[webhooks]`: how events reach the clients; times in seconds.
+
+    `allow_private` lists networks and host names that may be sent to although they are not of the Internet.
+    """
+
+    timeout: Annotated[float, Field(ge=1, le=60)] = 15.0
+    concurrency: int = Field(default=32, ge=1, le=1000)
+    per_endpoint: int = Field(default=4, ge=1, le=100)
+    dead_after: float = Field(default=float(WHOLE_SCHEDULE), ge=60, le=WHOLE_SCHEDULE)
+    keep_days: int = Field(default=30, ge=4, le=365)
+    allow_private: tuple[Annotated[str, _checked(_no_reachable_entry)], ...] = ()
 
 
 class Log(Section):
@@ -286,6 +320,7 @@ class Settings(Section):
     verification: VerificationSection = VerificationSection()
     numbers: Numbers
     clients: tuple[ClientSection, ...] = Field(min_length=1)
+    webhooks: Webhooks = Webhooks()
     log: Log = Log()
 
     def client_list(self) -> tuple[Client, ...]:
@@ -303,6 +338,25 @@ class Settings(Section):
                 sandbox=section.sandbox,
             )
             for section in self.clients
+        )
+
+    def webhook_endpoints(self) -> dict[str, Endpoint]:
+        """Where the clients that have a `webhook_url` want their webhooks, by name; raises `ConfigError`."""
+        return {
+            client.name: Endpoint(client.webhook_url, _webhook_secrets(f"clients[{place}]", client))
+            for place, client in enumerate(self.clients)
+            if client.webhook_url is not None
+        }
+
+    def delivery_rules(self) -> DeliveryRules:
+        """The bounds of `[webhooks]`."""
+        rules = self.webhooks
+        return DeliveryRules(
+            timeout=rules.timeout,
+            per_endpoint=rules.per_endpoint,
+            concurrency=rules.concurrency,
+            dead_after=rules.dead_after,
+            keep=rules.keep_days * 86_400.0,
         )
 
     def ami_secret(self) -> str:
@@ -408,6 +462,7 @@ def _faults_between(settings: Settings) -> Iterator[ConfigError]:
         if client.locales and client.default_locale not in client.locales:
             mend = f"Write one of {', '.join(client.locales)}"
             yield ConfigError(f"clients[{place}].default_locale", "is not among the client's locales", mend)
+        yield from _webhook_faults(f"clients[{place}]", client)
     ami = settings.pbx.ami
     if ami.secret is not None and ami.secret_file is not None:
         yield ConfigError("pbx.ami.secret", "stands beside secret_file", "Keep one of the two")
@@ -429,6 +484,47 @@ def _faults_between(settings: Settings) -> Iterator[ConfigError]:
             "is missing, and controllers that share a PostgreSQL share one key",
             "Give each the same file; make it with: openssl rand -base64 32",
         )
+
+
+def _webhook_faults(section: str, client: ClientSection) -> Iterator[ConfigError]:
+    given = (client.webhook_secret, client.webhook_secret_file, client.webhook_old_secret)
+    if client.webhook_url is None:
+        if any(one is not None for one in given):
+            yield ConfigError(f"{section}.webhook_url", "is missing beside its secret", "Write where to send")
+    elif client.webhook_secret is not None and client.webhook_secret_file is not None:
+        yield ConfigError(
+            f"{section}.webhook_secret", "stands beside webhook_secret_file", "Keep one of the two"
+        )
+    else:
+        try:
+            _webhook_secrets(section, client)
+        except ConfigError as error:
+            yield error
+
+
+def _webhook_secrets(section: str, client: ClientSection) -> tuple[bytes, ...]:
+    """The decoded secrets, newest first."""
+    texts: list[tuple[str, str]] = []
+    if client.webhook_secret is not None:
+        texts.append(("webhook_secret", client.webhook_secret.get_secret_value()))
+    elif client.webhook_secret_file is not None:
+        key = "webhook_secret_file"
+        texts.append((key, _read_secret(f"{section}.{key}", client.webhook_secret_file)))
+    else:
+        raise ConfigError(
+            f"{section}.webhook_secret",
+            "is missing beside webhook_url",
+            'Make one with: echo "whsec_$(openssl rand -base64 32)"',
+        )
+    if client.webhook_old_secret is not None:
+        texts.append(("webhook_old_secret", client.webhook_old_secret.get_secret_value()))
+    decoded: list[bytes] = []
+    for key, text in texts:
+        try:
+            decoded.append(decode_secret(text))
+        except InputError as error:
+            raise ConfigError(f"{section}.{key}", error.problem, error.mend) from None
+    return tuple(decoded)
 
 
 def _twice(section: str, key: str, values: list[str]) -> Iterator[ConfigError]:

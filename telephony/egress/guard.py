@@ -127,7 +127,9 @@ class Guard:
             self.admit_address(host, address)
         elif ":" in host or host.replace(".", "").isdigit():
             # `2130706433` and `127.1` are addresses to the system, and to aiohttp, which would not resolve.
-            raise AddressRefused(f"the URL's host {host[:64]} is an address in an unusual form; write a.b.c.d")
+            raise AddressRefused(
+                f"the URL's host {host[:64]} is an address in an unusual form; write a.b.c.d"
+            )
         return url
 
     def admit_address(self, host: str, address: Address) -> None:

@@ -21,6 +21,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from telephony import __version__
 from telephony.egress.guard import Address, Guard
+from telephony.egress.signing import signed_headers
 from telephony.errors import AddressRefused, NoAnswer
 
 Lookup: TypeAlias = Callable[[str], Awaitable[Sequence[str]]]
@@ -115,6 +116,32 @@ class HttpCaller:
                 auto_decompress=False,
             )
         return self._session
+
+
+class Egress:
+    """Signed requests: webhooks, and questions to an app whose answer is waited for."""
+
+    def __init__(self, caller: HttpCaller) -> None:
+        self._caller = caller
+
+    async def post_signed(
+        self,
+        url: str,
+        secrets: Sequence[bytes],
+        message_id: str,
+        payload: bytes,
+        timeout: float,
+        *,
+        timestamp: int,
+        most: int = MAX_ANSWER,
+    ) -> Answer:
+        """POST UTF-8 JSON with its signatures; `timestamp` is now, in seconds since the epoch.
+
+        The receiver turns away what is minutes off its own clock, so it is taken anew for each try. The
+        rest is as in `HttpCaller.post_json`.
+        """
+        headers = signed_headers(secrets, message_id, timestamp, payload)
+        return await self._caller.post_json(url, payload, headers, timeout, most=most)
 
 
 async def _read(stream: aiohttp.StreamReader, most: int) -> tuple[bytes, bool]:

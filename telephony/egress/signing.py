@@ -15,7 +15,6 @@ from typing import Final
 
 from standardwebhooks import Webhook
 
-from telephony.egress.http import MAX_ANSWER, Answer, HttpCaller
 from telephony.errors import InputError
 
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what every secret begins with
@@ -44,29 +43,3 @@ def signed_headers(
         "webhook-timestamp": str(timestamp),
         "webhook-signature": " ".join(Webhook(secret).sign(message_id, moment, text) for secret in secrets),
     }
-
-
-class Egress:
-    """Signed requests: webhooks, and questions to an app whose answer is waited for."""
-
-    def __init__(self, caller: HttpCaller) -> None:
-        self._caller = caller
-
-    async def post_signed(
-        self,
-        url: str,
-        secrets: Sequence[bytes],
-        message_id: str,
-        payload: bytes,
-        timeout: float,
-        *,
-        timestamp: int,
-        most: int = MAX_ANSWER,
-    ) -> Answer:
-        """POST UTF-8 JSON with its signatures; `timestamp` is now, in seconds since the epoch.
-
-        The receiver turns away what is minutes off its own clock, so it is taken anew for each try. The
-        rest is as in `HttpCaller.post_json`.
-        """
-        headers = signed_headers(secrets, message_id, timestamp, payload)
-        return await self._caller.post_json(url, payload, headers, timeout, most=most)

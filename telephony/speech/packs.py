@@ -25,6 +25,20 @@ REQUIRED_PHRASES: Final[Mapping[str, frozenset[str]]] = {
     "verification.expired": frozenset(),
     "verification.goodbye": frozenset(),
     "common.apology": frozenset(),
+    "common.goodbye": frozenset(),
+    "payment.greeting": frozenset({"brand"}),
+    "payment.payee": frozenset({"payee"}),
+    "payment.keys": frozenset(),
+    "payment.keys_agent": frozenset(),
+    "payment.confirmed": frozenset(),
+    "payment.received": frozenset(),
+    "payment.declined": frozenset(),
+    "payment.closed": frozenset(),
+    "payment.canceled": frozenset(),
+    "payment.failed": frozenset(),
+    "payment.no_input": frozenset(),
+    "payment.transfer": frozenset(),
+    "payment.voicemail": frozenset({"brand"}),
 }
 """Every phrase that the flows say, with its placeholders."""
 

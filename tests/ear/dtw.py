@@ -94,13 +94,21 @@ def distance(one: Sound, other: Sound) -> float:
     squares = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1) - 2 * one @ other.T
     local = np.sqrt(np.maximum(squares, 0))
     rows, columns = local.shape
-    total = np.full((rows + 1, columns + 1), np.inf)
-    total[0, 0] = 0
-    for i in range(1, rows + 1):
-        for j in range(1, columns + 1):
-            cost = local[i - 1, j - 1]
-            total[i, j] = min(total[i - 1, j] + cost, total[i, j - 1] + cost, total[i - 1, j - 1] + 2 * cost)
-    return float(total[rows, columns] / (rows + columns))
+    # Cells of one diagonal hang on the two diagonals before it alone, so each is one step of numpy.
+    # `skewed[d, i]` is the local distance of frames i and d - i.
+    skewed = np.full((rows + columns - 1, rows), np.inf)
+    row = np.repeat(np.arange(rows), columns)
+    column = np.tile(np.arange(columns), rows)
+    skewed[row + column, row] = local.ravel()
+    # Both start with a cell for the row before the first.
+    before, last = np.full(rows + 1, np.inf), np.full(rows + 1, np.inf)
+    before[0] = 0
+    for cost in skewed:
+        total = np.full(rows + 1, np.inf)
+        straight = np.minimum(last[1:], last[:-1]) + cost
+        total[1:] = np.minimum(straight, before[:-1] + 2 * cost)
+        before, last = last, total
+    return float(last[rows] / (rows + columns))
 
 
 def scores(clip: NDArray[Any], templates: Mapping[str, Sequence[NDArray[Any]]]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from typing import Any
 
@@ -383,8 +384,11 @@ async def test_a_switch_is_true_or_false(http: HttpClient, verifications: FakeVe
 
 
 @pytest.mark.parametrize("path", ["/v1/verifications/%00", "/v1/calls/a%0Ab", f"/v1/calls/{'a' * 65}", "/v1"])
-async def test_what_can_be_no_id_is_not_found(http: HttpClient, path: str) -> None:
+async def test_what_can_be_no_id_is_not_found_and_not_looked_for(
+    http: HttpClient, verifications: FakeVerifications, calls: FakeCalls, path: str
+) -> None:
     assert (await ask(http, "GET", path, status=404))["type"] == "/docs#not-found"
+    assert verifications.asked == calls.asked == []
 
 
 async def test_a_page_that_is_not_there_asks_for_no_key(http: HttpClient) -> None:
@@ -439,6 +443,19 @@ async def test_a_key_of_another_request_is_refused(http: HttpClient) -> None:
     assert told["type"] == "/docs#invalid-input"
 
 
+async def test_a_fingerprint_is_of_method_path_and_body(
+    http: HttpClient, verifications: FakeVerifications
+) -> None:
+    body = b'{"to": "+86138"}'
+    json_type = {"Content-Type": "application/json"}
+    await ask(http, "POST", NEW, status=201, data=body, headers={"Idempotency-Key": "a", **json_type})
+    await ask(http, "POST", f"{ONE}/resend", status=200, headers={"Idempotency-Key": "b"})
+    assert [fingerprint for fingerprint, _ in verifications.stored.values()] == [
+        hashlib.sha256(b"POST /v1/verifications\n" + body).hexdigest(),
+        hashlib.sha256(b"POST /v1/verifications/vrf_1/resend\n").hexdigest(),
+    ]
+
+
 async def test_clients_have_keys_of_their_own(http: HttpClient) -> None:
     headers = {"Idempotency-Key": "order-1"}
     await ask(http, "POST", NEW, status=201, json=BODY, headers=headers)
@@ -490,6 +507,12 @@ async def test_keys_in_flight_and_waiters_have_bounds(
     assert told["type"] == "/docs#overloaded"
     assert (await ask(http, "GET", f"{ONE}?wait=1", status=503))["type"] == "/docs#overloaded"
     await ask(http, "GET", ONE, status=200)
+
+
+async def test_a_waiter_gives_its_place_back(http: HttpClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(face, "MAX_WAITING", 1)
+    for path, status in ((ONE, 200), ("/v1/verifications/vrf_2", 404), (ONE, 200), ("/v1/calls/call_1", 200)):
+        await ask(http, "GET", f"{path}?wait=1", status=status)
 
 
 # ---- the house itself

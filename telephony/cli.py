@@ -215,7 +215,7 @@ async def _watch(controller: _Controller, made: dict[str, Any]) -> dict[str, Any
                 return call
             if time.monotonic() > deadline:
                 _fail(Exit.FAILED, f"{call['id']} is still {call['status']}; it is watched no longer")
-            call = await controller.get(path, wait=WAIT_SECONDS)
+            call = await controller.get(path, wait=WAIT_SECONDS, **{"while": call["status"]})
 
 
 def _steps(call: dict[str, Any]) -> Iterator[tuple[float, str, str]]:

@@ -150,7 +150,8 @@ async def follow(story: Story, api: DemoApi, call_id: str) -> dict[str, Any]:
     """Tell each status of a call as it comes, and return it once it is final."""
     told = ""
     while True:
-        call = await api.ask("GET", f"/v1/calls/{call_id}?wait=1")
+        waiting = f"?wait=20&while={told}" if told else ""
+        call = await api.ask("GET", f"/v1/calls/{call_id}{waiting}")
         if call["status"] != told:
             told = call["status"]
             story.tell(f"call {told}")

@@ -172,12 +172,12 @@ class HttpFace:
         )
 
     async def get_verification(self, request: web.Request) -> web.Response:
-        """`GET /v1/verifications/{id}`; `?wait=` seconds waits for a change."""
+        """`GET /v1/verifications/{id}`; `?wait=` seconds waits for a change, `?while=` says of what."""
         client, wanted = request[CLIENT], request.match_info["id"]
-        wait = _wait(request)
+        wait, seen = _wait(request), _status(request, CallStatus, "while")
         if wait:
             with self._waiter():
-                await self._verifications.wait_changed(client, wanted, wait)
+                await self._verifications.wait_changed(client, wanted, wait, seen)
         return _json(Verification.of(await self._verifications.get(client, wanted)))
 
     async def list_verifications(self, request: web.Request) -> web.Response:
@@ -194,12 +194,12 @@ class HttpFace:
     # ---- calls
 
     async def get_call(self, request: web.Request) -> web.Response:
-        """`GET /v1/calls/{id}`; `?wait=` seconds waits for a change."""
+        """`GET /v1/calls/{id}`; `?wait=` seconds waits for a change, `?while=` says of what."""
         client, wanted = request[CLIENT], request.match_info["id"]
-        wait = _wait(request)
+        wait, seen = _wait(request), _status(request, CallStatus, "while")
         if wait:
             with self._waiter():
-                await self._calls.wait_changed(client, wanted, wait)
+                await self._calls.wait_changed(client, wanted, wait, seen)
         return _json(Call.of(await self._calls.get(client, wanted)))
 
     async def list_calls(self, request: web.Request) -> web.Response:
@@ -480,15 +480,15 @@ def _cursor(request: web.Request) -> str | None:
     raise InputError("cursor", "is not a cursor", "Send `next_cursor` of the page before, or leave it out")
 
 
-def _status(request: web.Request, kind: type[Status]) -> Status | None:
-    text = request.query.get("status")
+def _status(request: web.Request, kind: type[Status], name: str = "status") -> Status | None:
+    text = request.query.get(name)
     if text is None:
         return None
     try:
         return kind(text)
     except ValueError:
         known = ", ".join(status.value for status in kind)
-        raise InputError("status", "is not a status", f"Send one of {known}") from None
+        raise InputError(name, "is not a status", f"Send one of {known}") from None
 
 
 def _local_detail(kind: str, request: web.Request) -> str:

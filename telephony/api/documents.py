@@ -79,7 +79,7 @@ OPERATIONS: Final = (
         "/v1/verifications/{id}",
         "Read a verification",
         Verification,
-        query=("wait",),
+        query=("wait", "while"),
         problems=("not-found",),
     ),
     Operation(
@@ -119,7 +119,7 @@ OPERATIONS: Final = (
         "/v1/calls/{id}",
         "Read a call with its attempts",
         Call,
-        query=("wait",),
+        query=("wait", "while"),
         problems=("not-found",),
     ),
     Operation(
@@ -153,6 +153,12 @@ _QUERY: Final[dict[str, dict[str, Any]]] = {
         "name": "wait",
         "description": "Wait so many seconds for a change before answering",
         "schema": {"type": "number", "minimum": 0, "maximum": 60, "default": 0},
+    },
+    "while": {
+        "name": "while",
+        "description": "The call's status as last seen: with it no change is missed, without it only one "
+        "that comes while waiting is told",
+        "schema": {"type": "string", "enum": [status.value for status in CallStatus]},
     },
     "cursor": {
         "name": "cursor",

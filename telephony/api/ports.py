@@ -56,8 +56,10 @@ class VerificationService(Protocol):
         """Check everything, dial nothing, keep nothing."""
         ...
 
-    async def wait_changed(self, client: Client, verification_id: str, timeout: float) -> None:
-        """Wait until it or its call changes."""
+    async def wait_changed(
+        self, client: Client, verification_id: str, timeout: float, seen: CallStatus | None
+    ) -> None:
+        """Wait until its call changes; at once where the call is not (any more) as `seen`."""
         ...
 
 
@@ -78,8 +80,10 @@ class CallService(Protocol):
         """Cancel one that is not over."""
         ...
 
-    async def wait_changed(self, client: Client, call_id: str, timeout: float) -> None:
-        """Wait until it changes."""
+    async def wait_changed(
+        self, client: Client, call_id: str, timeout: float, seen: CallStatus | None
+    ) -> None:
+        """Wait until it changes; at once where it is not (any more) as `seen`."""
         ...
 
 

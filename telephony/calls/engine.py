@@ -205,13 +205,14 @@ class CallEngine:
             life.cancel.set()
         self._wake.set()
 
-    async def wait_changed(self, request_id: str, timeout: float) -> None:
-        """Wait for the next change of a request that this controller runs, at most `timeout` seconds."""
+    def change(self, request_id: str) -> asyncio.Event | None:
+        """An event that is set at the next change of a request; None where it is not this controller's.
+
+        Take it before you look at the request, and no change is missed.
+        """
         if request_id not in self._lives:
-            return
-        event = self._changed.setdefault(request_id, asyncio.Event())
-        with suppress(TimeoutError):
-            await asyncio.wait_for(event.wait(), timeout)
+            return None
+        return self._changed.setdefault(request_id, asyncio.Event())
 
     def _tell_changed(self, request_id: str) -> None:
         event = self._changed.pop(request_id, None)
@@ -731,6 +732,15 @@ class CallEngine:
         finally:
             for media in prepared.media:
                 self._discard(media)
+
+
+async def wait_for_change(change: asyncio.Event | None, timeout: float) -> None:
+    """Wait for an event of `CallEngine.change`; a call of another controller is worth a look a second."""
+    if change is None:
+        await asyncio.sleep(min(timeout, 1.0))
+        return
+    with suppress(TimeoutError):
+        await asyncio.wait_for(change.wait(), timeout)
 
 
 def _ending(cause: HangupCause | None, outcome: Outcome, now: int) -> dict[str, Any]:

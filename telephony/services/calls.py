@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from telephony.calls.engine import CallEngine
+from telephony.calls.engine import CallEngine, wait_for_change
 from telephony.errors import Conflict, NotFound
 from telephony.model.call import FINAL_CALL_STATUSES, CallStatus
 from telephony.model.client import Client
@@ -40,11 +40,15 @@ class Calls:
         await self._engine.cancel(call_id)
         return await self.get(client, call_id)
 
-    async def wait_changed(self, client: Client, call_id: str, timeout: float) -> None:
-        """Wait until the call changes, at most `timeout` seconds."""
+    async def wait_changed(
+        self, client: Client, call_id: str, timeout: float, seen: CallStatus | None = None
+    ) -> None:
+        """Wait until the call changes, at most `timeout` seconds; at once where it is not as `seen`."""
+        change = self._engine.change(call_id)
         view = await self.get(client, call_id)
-        if view.status not in FINAL_CALL_STATUSES:
-            await self._engine.wait_changed(call_id, timeout)
+        if view.status in FINAL_CALL_STATUSES or (seen is not None and view.status is not seen):
+            return
+        await wait_for_change(change, timeout)
 
 
 async def _of(work: UnitOfWork, client: Client, call_id: str) -> RequestRecord:

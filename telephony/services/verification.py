@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from telephony.calls.engine import CallEngine, Placed
+from telephony.calls.engine import CallEngine, Placed, wait_for_change
 from telephony.calls.flow import Outcome, Prepared
 from telephony.errors import (
     Conflict,
@@ -415,11 +415,18 @@ class Verifications:
             await self._check_budgets(work, number.e164, self._clock())
         return Verdict(number.e164, locale, route.trunk.name, route.reason)
 
-    async def wait_changed(self, client: Client, verification_id: str, timeout: float) -> None:
-        """Wait until the verification or its call changes, at most `timeout` seconds."""
+    async def wait_changed(
+        self, client: Client, verification_id: str, timeout: float, seen: CallStatus | None = None
+    ) -> None:
+        """Wait until the newest call changes, at most `timeout` seconds; at once where not as `seen`."""
+        call_id = (await self.get(client, verification_id)).call_id
+        if call_id is None:
+            return
+        change = self._engine.change(call_id)
         view = await self.get(client, verification_id)
-        if view.call_id is not None and view.call_status not in FINAL_CALL_STATUSES:
-            await self._engine.wait_changed(view.call_id, timeout)
+        if view.call_status in FINAL_CALL_STATUSES or (seen is not None and view.call_status is not seen):
+            return
+        await wait_for_change(change, timeout)
 
     def _admit(self, client: Client, new: NewVerification) -> tuple[PhoneNumber, str, Route]:
         """Check everything that needs no store: number, region, locale, code, limits, route."""

@@ -126,11 +126,13 @@ class Api:
     async def until(self, path: str, wanted: Any, timeout: float = 60.0) -> Json:
         """Read a resource again at each change, until it is as wanted."""
         deadline = time.monotonic() + timeout
+        waiting = ""
         while True:
-            seen = await self.get(f"{path}?wait=1")
+            seen = await self.get(f"{path}{waiting}")
             if wanted(seen):
                 return seen
             assert time.monotonic() < deadline, seen
+            waiting = f"?wait=5&while={seen['status']}"
 
 
 @asynccontextmanager

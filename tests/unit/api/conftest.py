@@ -162,7 +162,9 @@ class FakeVerifications:
         await self._enter("dry_run", new)
         return Verdict(new.to, "en", "main", "serves every number")
 
-    async def wait_changed(self, client: Client, verification_id: str, timeout: float) -> None:
+    async def wait_changed(
+        self, client: Client, verification_id: str, timeout: float, seen: CallStatus | None
+    ) -> None:
         self.asked.append(("wait_changed", timeout))
         self._mine(client, verification_id)
         self.view = replace(self.view, call_status=CallStatus.RINGING)
@@ -196,7 +198,9 @@ class FakeCalls:
         await self._enter("cancel", call_id)
         return replace(CALL, status=CallStatus.CANCELED)
 
-    async def wait_changed(self, client: Client, call_id: str, timeout: float) -> None:
+    async def wait_changed(
+        self, client: Client, call_id: str, timeout: float, seen: CallStatus | None
+    ) -> None:
         await self._enter("wait_changed", timeout)
 
 

@@ -78,7 +78,7 @@ class House:
     async def ended(self, call_id: str | None) -> CallView:
         assert call_id is not None
         while (view := await self.calls.get(CLIENT, call_id)).status not in FINAL_CALL_STATUSES:
-            await self.engine.wait_changed(call_id, 5.0)
+            await self.calls.wait_changed(CLIENT, call_id, 5.0, view.status)
         return view
 
     async def code_of(self, view: VerificationView) -> str:

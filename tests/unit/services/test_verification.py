@@ -184,7 +184,7 @@ async def test_cancel_while_it_rings_hangs_up(house: House) -> None:
     house.pbx.callees[NUMBER] = Callee(answer_after=None)
     view = await created(house)
     while (await house.calls.get(CLIENT, view.call_id or "")).status is not CallStatus.RINGING:
-        await house.engine.wait_changed(view.call_id or "", 1.0)
+        await house.calls.wait_changed(CLIENT, view.call_id or "", 1.0, None)
     canceled = await house.verifications.cancel(CLIENT, view.id)
     assert canceled.status is VerificationStatus.CANCELED
     call = await house.ended(view.call_id)

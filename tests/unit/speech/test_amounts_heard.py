@@ -34,7 +34,8 @@ async def said(studio: Studio, amount: str, currency: str, locale: str) -> Media
 async def test_amounts_are_heard_right(espeak_studio: Studio, locale: str, currency: str) -> None:
     candidates = spoken_amounts(locale, currency)
     amounts = [amount for amount in AMOUNTS if amount in candidates]
-    for law in ("ulaw", "alaw"):
+    # One sound in two laws: the second is listened to in one currency, which takes half the time.
+    for law in ("ulaw", "alaw") if currency == "CNY" else ("alaw",):
         told = [
             classify_amount(
                 heard(await said(espeak_studio, amount, currency, locale), law), locale, candidates

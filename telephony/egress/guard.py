@@ -9,6 +9,7 @@ What it never does: resolve a name or open a socket; `http.py` asks it about eac
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final, TypeAlias
@@ -59,6 +60,7 @@ _FORBIDDEN_V6: Final = tuple(
         ("3fff::/20", "reserved"),
     )
 )
+_AUTHORITY_END: Final = re.compile(r"[/?#]")
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 
 
@@ -93,7 +95,7 @@ def url_problem(text: str) -> str | None:
         return "is neither http nor https; write it like https://example.com/hook"
     if not host or not port:
         return "names no host or no port; write it like https://example.com/hook"
-    if url.raw_user is not None or url.raw_password is not None or "@" in url.raw_authority:
+    if "@" in _AUTHORITY_END.split(text.partition("//")[2], 1)[0]:
         return "holds a user or a password; leave them out, our requests are signed"
     return None
 

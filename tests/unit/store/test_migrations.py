@@ -6,13 +6,17 @@ import asyncio
 import multiprocessing
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from makers import a_request
 from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from telephony.errors import ConfigError
 from telephony.store import Store
+from telephony.store.engines import open_engine
 from telephony.store.tables import metadata
 
 
@@ -36,6 +40,33 @@ async def test_a_second_start_changes_nothing(url: str) -> None:
     async with second.reading() as work:
         assert await work.requests.get(record.id) == record
     await second.close()
+
+
+async def test_webhooks_that_waited_before_they_had_turns(url: str) -> None:
+    def to_the_first(connection: Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", "telephony.store:migrations")
+        config.set_main_option("path_separator", "os")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+
+    async def work(connection: AsyncConnection) -> None:
+        await connection.run_sync(to_the_first)
+        columns = (
+            "id, client, resource, type, payload, created_at, due_at, tries, url, sequence, delivered_at"
+        )
+        for sequence, ended in ((1, "1"), (2, "NULL"), (3, "NULL")):
+            values = f"'msg_{sequence}', 'shop', 'ver_1', 'a.b', '{{}}', 5, 7, 0, '', {sequence}, {ended}"
+            await connection.exec_driver_sql(f"INSERT INTO outbox ({columns}) VALUES ({values})")
+
+    engine = open_engine(url, deadline=5.0)
+    await engine.migrate(work)
+    await engine.close()
+    store = await Store.open(url, owner="node-a")
+    async with store.reading() as reading:
+        page = await reading.outbox.list("shop")
+    assert {record.sequence: record.opened_at for record in page.items} == {1: None, 2: 7, 3: None}
+    await store.close()
 
 
 async def test_a_newer_database_is_refused(store: Store, database: str) -> None:

@@ -7,18 +7,19 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from makers import START, TO
+from makers import START, TO, a_webhook
 from sqlalchemy import event
 
 from telephony.model.call import CallStatus
+from telephony.model.delivery import DeliveryStatus
 from telephony.store import Store, UnitOfWork
 from telephony.store.engines import PostgresEngine, SqliteEngine
-from telephony.store.tables import attempt, request
+from telephony.store.tables import attempt, outbox, request
 
 ROWS = 100_000
 
-_BIG = ("request", "attempt", "verification")
-_PARTIAL = ("_waiting", "_due", "_lease", "_open", "_sealed")
+_BIG = ("request", "attempt", "verification", "outbox")
+_PARTIAL = ("_waiting", "_due", "_lease", "_open", "_sealed", "_pending", "_dead")
 
 # Mostly history; one in a thousand waits, one in a thousand is held.
 _SERIES = {
@@ -41,6 +42,16 @@ INSERT INTO attempt (id, request_id, number, to_number, phase, fence, created_at
 SELECT 'att' || id, id, 1, to_number, CASE WHEN ended_at IS NULL THEN 'dialing' ELSE 'ended' END, 0,
   created_at, created_at, ended_at FROM request
 WHERE created_at <= {START} + 20000
+"""
+
+_WEBHOOKS = f"""
+INSERT INTO outbox (id, client, resource, sequence, type, payload, created_at, due_at, tries, fence, url,
+  opened_at, delivered_at, dead_at)
+{{series}}
+SELECT 'msg_' || n, 'client-' || n % 7, 'ver_' || (n / 4), n % 4 + 1, 'a.b', '{{{{}}}}', {START} + n,
+  {START} + n, 1, 1, '', {START},
+  CASE WHEN n % 1000 > 1 THEN {START} END, CASE WHEN n % 1000 = 1 THEN {START} END
+FROM s
 """
 
 # What is asked, the index that SQLite must answer it from, and how it is asked.
@@ -89,6 +100,18 @@ _ASKED: dict[tuple[str, str], Callable[[UnitOfWork], Awaitable[Any]]] = {
     ("expired_verifications", "ix_verification_open (expires_at<?)"): lambda work: (
         work.verifications.due_expired(START, 10)
     ),
+    ("webhooks_next", "ix_outbox_due (client=?)"): lambda work: work.outbox.next_due("client-1"),
+    ("webhooks_claim", "ix_outbox_due (client=? AND due_at<?)"): lambda work: work.outbox.claim(
+        "client-1", "node-a", START + ROWS, 10, 1_000
+    ),
+    ("webhooks_add", "(resource=?)"): lambda work: work.outbox.add(a_webhook(resource="ver_7")),
+    ("webhooks_dead", "ix_outbox_dead (client=?)"): lambda work: work.outbox.list(
+        "client-1", status=DeliveryStatus.DEAD, limit=5
+    ),
+    ("webhooks_pending", "ix_outbox_pending (client=?)"): lambda work: work.outbox.list(
+        "client-1", status=DeliveryStatus.PENDING, limit=5
+    ),
+    ("webhooks_purge", "ix_outbox_created (created_at<?)"): lambda work: work.outbox.purge(START + 9, 500),
     ("erase_sealed", "ix_verification_sealed"): lambda work: work.verifications.erase_sealed(START),
 }
 
@@ -98,11 +121,12 @@ async def test_every_question_is_answered_from_an_index(store: Store) -> None:
     name = "sqlite" if isinstance(engine, SqliteEngine) else "postgres"
     async with engine.writing() as connection:
         series = _SERIES[name].format(rows=ROWS)
-        for statement in (_REQUESTS.format(series=series).replace("{{}}", "{}"), _ATTEMPTS):
+        filled = [text.format(series=series).replace("{{}}", "{}") for text in (_REQUESTS, _WEBHOOKS)]
+        for statement in (*filled, _ATTEMPTS):
             await connection.exec_driver_sql(statement)
     if isinstance(engine, PostgresEngine):
         async with engine.writing() as connection:
-            for table in (request, attempt):
+            for table in (request, attempt, outbox):
                 await connection.exec_driver_sql(f"ANALYZE {table.name}")
 
     scans: list[str] = []
@@ -110,7 +134,7 @@ async def test_every_question_is_answered_from_an_index(store: Store) -> None:
     caught: list[tuple[str, Any]] = []
 
     def catch(_c: Any, _cursor: Any, statement: str, parameters: Any, _x: Any, _many: bool) -> None:
-        if statement.startswith(("SELECT", "WITH", "UPDATE")):
+        if statement.startswith(("SELECT", "WITH", "UPDATE", "DELETE")):
             caught.append((statement, parameters))
 
     for (asked, index), ask in _ASKED.items():
@@ -143,4 +167,4 @@ def _scans(line: str) -> bool:
     if text.startswith("SCAN"):
         # A partial index that is read from one end holds only what waits.
         return any(f"SCAN {table}" in text for table in _BIG) and not any(name in text for name in _PARTIAL)
-    return any(f"Seq Scan on {table}" in text for table in ("request", "attempt"))
+    return any(f"Seq Scan on {table}" in text for table in ("request", "attempt", "outbox"))

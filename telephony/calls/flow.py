@@ -30,11 +30,16 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a call stands when an attempt is over: its final status and why."""
+    """How a call stands when an attempt is over: its final status and why.
+
+    `retry_as` names the row of the retry table (`calls/policy.py`) that applies: a `Cause`, or `NO_INPUT`
+    for a conversation that brought no answer. Empty: this is the end, whatever the policy.
+    """
 
     status: CallStatus
     reason: str
     keys: str = ""
+    retry_as: str = ""
 
 
 class Flow(Protocol):

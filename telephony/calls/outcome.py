@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from telephony.calls.flow import Outcome
+from telephony.calls.policy import NO_INPUT
 from telephony.model.call import CallStatus
 from telephony.model.hangup import Cause
 
@@ -34,9 +35,10 @@ reach our FastAGI server."""
 def unanswered(cause: Cause) -> Outcome:
     """The outcome of a leg that ended before any conversation."""
     reason = "no_session" if cause is Cause.NORMAL else cause.value
-    return Outcome(_STATUS[cause], reason)
+    return Outcome(_STATUS[cause], reason, retry_as=cause.value)
 
 
 def interrupted(cause: Cause) -> Outcome:
     """The outcome of a conversation that neither side ended: the PBX or the controller went away."""
-    return Outcome(CallStatus.FAILED, "pbx_lost" if cause is Cause.PBX_LOST else "interrupted")
+    reason = "pbx_lost" if cause is Cause.PBX_LOST else "interrupted"
+    return Outcome(CallStatus.FAILED, reason, retry_as=NO_INPUT)

@@ -184,8 +184,8 @@ class Outbox:
         await self._undone(record.resource)
         await self._change(record, {**changes, "url": record.url})
         rest = await self._undone(record.resource)
-        # A dead one that is being sent again may be in turn beside it; then that one opens the next.
-        if rest and all(one.opened_at is None for one in rest):
+        # A dead one that is being sent again is in turn too, and ahead of all that wait: it opens the next.
+        if rest and rest[0].opened_at is None:
             turn = {"opened_at": now, "due_at": max(now, rest[0].due_at)}
             await _outbox.update(self._session, _c.id == rest[0].id, turn)
 

@@ -2,8 +2,8 @@
 
     queued ──► dialing ──► ringing ──► answered ──► completed | failed
       │           │           │
-      │           │           └► busy no_answer rejected unreachable failed canceled unknown
-      │           └► the same, and invalid_number
+      │ ▲         │           └► busy no_answer rejected unreachable failed canceled unknown
+      │ └─────────┴── another trunk at once, or another round later (`policy.py`)
       └► expired canceled failed (not dialled in time)
 
 An attempt's `dialing` is committed before its Originate, and an attempt is ordered from the PBX at most
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -27,6 +27,8 @@ import structlog
 
 from telephony.calls.flow import Flow, Outcome, Prepared
 from telephony.calls.outcome import interrupted, unanswered
+from telephony.calls.policy import PRIORITIES, Step, policy_for
+from telephony.calls.quiet import Window, next_allowed
 from telephony.errors import (
     CallEnded,
     DestinationNotAllowed,
@@ -38,7 +40,7 @@ from telephony.errors import (
     StoreError,
     TelephonyError,
 )
-from telephony.model.call import FINAL_CALL_STATUSES, AttemptPhase, CallStatus
+from telephony.model.call import FINAL_CALL_STATUSES, AttemptPhase, CallClass, CallStatus
 from telephony.model.hangup import Cause, HangupCause
 from telephony.model.ids import new_id
 from telephony.model.media import Media
@@ -64,19 +66,29 @@ log = structlog.get_logger(__name__)
 STORE_PATIENCE: Final = 60.0
 """Seconds that an outcome waits for a store that cannot be written, before it is left to recovery."""
 
+STORE_PAUSE: Final = 1.0
+"""Seconds between looks at a store that failed us."""
+
 CLAIM_BATCH: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Times in seconds. `link_patience`: how long a leg may stay unknown while the PBX is away."""
+    """Times in seconds. `link_patience`: how long a leg may stay unknown while the PBX is away.
+
+    `max_calls` bounds the calls at work at once; of them `otp_share` is kept free for codes. `windows`
+    are the hours in which each class may ring; a class without any may always.
+    """
 
     lease: float = 30.0
     margin: float = 15.0
     link_patience: float = 60.0
     hangup_patience: float = 10.0
     drain: float = 30.0
-    max_lives: int = 2000
+    max_calls: int = 500
+    otp_share: float = 0.2
+    number_pause: float = 0.5
+    windows: Mapping[CallClass, tuple[Window, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,22 +101,22 @@ class Placed:
 
 @dataclass(slots=True)
 class _Life:
-    """One request while it is ours."""
+    """One request while it is ours; `attempt` is the newest one that has not ended."""
 
     request: RequestRecord
+    attempt: AttemptRecord | None = None
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
     session: CallSession | None = None
 
 
 @dataclass(slots=True)
-class _Watch:
-    """One leg being followed, with what has come of it so far."""
+class _Talk:
+    """One leg being followed, and the conversation on it once it is answered."""
 
     leg: Leg
-    attempt: AttemptRecord
     prepared: Prepared
-    talk: asyncio.Task[Outcome] | None = None
+    task: asyncio.Task[Outcome] | None = None
 
 
 class CallEngine:
@@ -168,33 +180,56 @@ class CallEngine:
             await asyncio.gather(*left, return_exceptions=True)
 
     async def place(self, work: UnitOfWork, request: RequestRecord, route: Route | None) -> Placed:
-        """Write a new request, already ours; one that may start now is written as dialling."""
+        """Write a new request: already ours and dialling where it may start now, else in the queue."""
         now = self._clock()
-        lease_until = now + round(self._config.lease * 1000)
         starts_now = (
             route is not None
-            and self._pbx.ready
             and not self._stopping
-            and len(self._lives) < self._config.max_lives
+            and self._may_start(request)
+            and self._allowed_at(request, now) <= now
+            and not await work.attempts.number_is_open(request.to_number)
         )
+        if not starts_now or route is None:
+            waiting = replace(request, status=CallStatus.QUEUED, due_at=self._allowed_at(request, now))
+            await work.requests.add(waiting)
+            return Placed(waiting, None)
         ours = replace(
             request,
             owner=self._owner,
             fence=1,
-            lease_until=lease_until,
-            status=CallStatus.DIALING if starts_now else CallStatus.QUEUED,
-            attempts_made=1 if starts_now else 0,
+            lease_until=now + round(self._config.lease * 1000),
+            status=CallStatus.DIALING,
+            attempts_made=1,
         )
         await work.requests.add(ours)
-        attempt = None
-        if starts_now and route is not None:
-            attempt = self._new_attempt(ours, route, now)
-            await work.attempts.add(attempt)
+        attempt = self._new_attempt(ours, route, now)
+        await work.attempts.add(attempt)
         return Placed(ours, attempt)
 
     def go(self, placed: Placed) -> None:
-        """Run a placed request; call it right after the commit."""
-        self._begin(placed.request, placed.attempt)
+        """Run a placed request, or see that the queue is looked at; call it right after the commit."""
+        if placed.attempt is None:
+            self._wake.set()
+        else:
+            self._begin(placed.request, placed.attempt)
+
+    def _may_start(self, request: RequestRecord) -> bool:
+        """Whether one more call of this class fits beside those at work, and would reach the PBX."""
+        everybody, others = self._free_places()
+        return self._pbx.ready and (others if request.call_class is not CallClass.OTP else everybody) > 0
+
+    def _free_places(self) -> tuple[int, int]:
+        """How many more calls may be at work: of any class, and of those that are no codes."""
+        config = self._config
+        free = config.max_calls - len(self._lives)
+        others = sum(life.request.call_class is not CallClass.OTP for life in self._lives.values())
+        return free, min(free, round(config.max_calls * (1 - config.otp_share)) - others)
+
+    def _allowed_at(self, request: RequestRecord, now: int) -> int:
+        """The first moment from now on at which this number may ring."""
+        windows = self._config.windows.get(request.call_class, ())
+        start = max(now, request.not_before or 0)
+        return next_allowed(parse_number(request.to_number), windows, start) if windows else start
 
     async def cancel(self, request_id: str) -> None:
         """Stop a call: queued it ends at once, ringing it is hung up, answered its flow is told."""
@@ -238,59 +273,89 @@ class CallEngine:
     def _begin(
         self, request: RequestRecord, attempt: AttemptRecord | None, *, inherited: bool = False
     ) -> None:
-        life = _Life(request)
+        life = _Life(request, attempt)
         if request.cancel_requested_at is not None:
             life.cancel.set()
         self._lives[request.id] = life
-        life.task = asyncio.create_task(
-            self._live(life, attempt, inherited=inherited), name=f"call-{request.id}"
-        )
+        life.task = asyncio.create_task(self._live(life, inherited=inherited), name=f"call-{request.id}")
 
-    async def _live(self, life: _Life, attempt: AttemptRecord | None, *, inherited: bool) -> None:
-        """Own one request to its end; whatever goes wrong is an outcome, not a lost request."""
+    async def _live(self, life: _Life, *, inherited: bool) -> None:
+        """Own one request until it is final or back in the queue; whatever goes wrong is an outcome."""
         bound = log.bind(call=life.request.id, flow=life.request.flow)
         try:
-            if inherited and attempt is not None:
-                await self._settle(life, attempt)
-                attempt = None
-            if life.request.status not in FINAL_CALL_STATUSES:
-                await self._run(life, attempt)
-        except StaleFence:
-            bound.warning("call.taken_over")
-        except StoreError as error:
-            bound.error("call.store_failed", error=str(error))
+            while True:
+                try:
+                    await self._work_on(life, inherited=inherited)
+                    return
+                except StaleFence:
+                    bound.warning("call.taken_over")
+                    return
+                except StoreError as error:
+                    bound.error("call.store_failed", error=str(error))
+                if not await self._read_again(life):
+                    return
+                inherited = True
         except asyncio.CancelledError:
             bound.info("call.left_to_next_life")
             raise
         except Exception:
             bound.exception("call.failed_inside")
             with suppress(TelephonyError):
-                await self._finish(life, None, None, Outcome(CallStatus.FAILED, "internal_error"))
+                await self._finish(
+                    life, HangupCause(Cause.UNKNOWN), Outcome(CallStatus.FAILED, "internal_error")
+                )
         finally:
             self._lives.pop(life.request.id, None)
             self._tell_changed(life.request.id)
             self._wake.set()
 
-    async def _run(self, life: _Life, attempt: AttemptRecord | None) -> None:
-        """From queued to a final state: wait for the PBX, write the attempt, dial it."""
+    async def _work_on(self, life: _Life, *, inherited: bool) -> None:
+        if inherited and life.attempt is not None:
+            again = await self._settle(life, life.attempt)
+            if not again:
+                return
+        while await self._one_attempt(life):
+            pass
+
+    async def _read_again(self, life: _Life) -> bool:
+        """After the store failed us: read what it holds once it is back; False where it is not ours."""
         while True:
-            ending = self._too_late(life)
-            if ending is not None:
-                await self._finish(life, attempt, None, ending)
-                return
-            if attempt is None:
-                if not self._pbx.ready:
-                    await self._wait_for_pbx(life)
-                    continue
-                try:
-                    route = self._router.choose(parse_number(life.request.to_number))
-                except DestinationNotAllowed as error:
-                    await self._finish(life, None, None, Outcome(CallStatus.FAILED, str(error)))
-                    return
-                attempt = await self._write_attempt(life, route)
-            if await self._attempt(life, attempt):
-                return
-            attempt = None
+            await asyncio.sleep(STORE_PAUSE)
+            with suppress(StoreError):
+                async with self._store.reading() as work:
+                    request = await work.requests.get(life.request.id)
+                    attempts = await work.attempts.list_for(life.request.id)
+                if request is None or request.fence != life.request.fence:
+                    return False
+                life.request = request
+                life.attempt = next((one for one in attempts if one.ended_at is None), None)
+                return request.status not in FINAL_CALL_STATUSES
+
+    async def _one_attempt(self, life: _Life) -> bool:
+        """Bring the request one step on; returns whether there is another step to do now."""
+        ending = self._too_late(life)
+        if ending is not None:
+            await self._finish(life, None, ending)
+            return False
+        if life.attempt is None:
+            allowed = self._allowed_at(life.request, self._clock())
+            if allowed > self._clock():
+                await self._park(life, allowed, "quiet_hours")
+                return False
+            if not self._pbx.ready:
+                await self._wait_for_pbx(life)
+                return True
+            try:
+                route = self._router.choose(parse_number(life.request.to_number), but=_tried(life.request))
+            except DestinationNotAllowed as error:
+                await self._finish(life, None, Outcome(CallStatus.FAILED, str(error)))
+                return False
+            if not await self._write_attempt(life, route):
+                pause = round(self._config.number_pause * 1000)
+                await self._park(life, self._clock() + pause, "number_in_a_call")
+                return False
+        assert life.attempt is not None  # noqa: S101 - written above
+        return await self._attempt(life, life.attempt)
 
     def _too_late(self, life: _Life) -> Outcome | None:
         """Look at the clock and at a cancel, just before dialling."""
@@ -319,7 +384,8 @@ class CallEngine:
                 task.cancel()
             await asyncio.gather(ready, canceled, return_exceptions=True)
 
-    async def _write_attempt(self, life: _Life, route: Route) -> AttemptRecord:
+    async def _write_attempt(self, life: _Life, route: Route) -> bool:
+        """Commit the attempt that is dialled next; False where the number is in a call already."""
         now = self._clock()
         request = replace(
             life.request,
@@ -329,6 +395,8 @@ class CallEngine:
         )
         attempt = self._new_attempt(request, route, now)
         async with self._store.transaction() as work:
+            if await work.attempts.number_is_open(request.to_number):
+                return False
             await work.requests.update(
                 request.id,
                 fence=request.fence,
@@ -337,12 +405,30 @@ class CallEngine:
                 updated_at=now,
             )
             await work.attempts.add(attempt)
-        life.request = request
+        life.request, life.attempt = request, attempt
         self._tell_changed(request.id)
-        return attempt
+        return True
+
+    async def _park(self, life: _Life, due_at: int, reason: str) -> None:
+        """Put the request back into the queue; one that was cancelled meanwhile is due at once."""
+        now = self._clock()
+        async with self._store.transaction() as work:
+            held = await work.requests.lock(life.request.id)
+            if held is not None and held.cancel_requested_at is not None:
+                due_at = now
+            await work.requests.update(
+                life.request.id,
+                fence=life.request.fence,
+                status=CallStatus.QUEUED,
+                due_at=due_at,
+                lease_until=None,
+                updated_at=now,
+            )
+            if reason != "number_in_a_call":
+                await work.events.add(self._event(life.request, "call.waits", reason=reason, until=due_at))
 
     async def _attempt(self, life: _Life, attempt: AttemptRecord) -> bool:
-        """Dial one written attempt; returns False when nothing reached the PBX and it may be tried anew."""
+        """Dial one written attempt; returns whether the request has another step to do now."""
         request = life.request
         flow = self._flows[request.flow]
         prepared: Prepared | None = None
@@ -353,25 +439,26 @@ class CallEngine:
                 log.error("call.prompt_failed", call=request.id, error=str(error))
                 made = Outcome(CallStatus.FAILED, "prompt_failed")
             if isinstance(made, Outcome):
-                await self._finish(life, attempt, None, made)
-                return True
+                await self._finish(life, None, made)
+                return False
             prepared = made
             ending = self._too_late(life) or self._lease_gone(life)
             if ending is not None:
-                await self._finish(life, attempt, None, ending)
-                return True
+                await self._finish(life, None, ending)
+                return False
             order = self._order(request, attempt, prepared)
             try:
-                return await self._dial(life, attempt, order, prepared)
+                async with self._pbx.dial(order) as leg:
+                    return await self._watch(life, leg, order.ring_timeout, prepared)
             except PbxUnavailable as error:
                 if error.sent:
                     raise
                 await self._end_attempt_unsent(life, attempt, "pbx_unavailable")
-                return False
+                return True
             except PbxRejected as error:
                 log.warning("call.refused_by_pbx", call=request.id, error=str(error))
-                await self._finish(life, attempt, None, Outcome(CallStatus.FAILED, "pbx_refused"))
-                return True
+                await self._finish(life, None, Outcome(CallStatus.FAILED, "pbx_refused"))
+                return False
         finally:
             if prepared is not None:
                 for media in prepared.media:
@@ -399,61 +486,130 @@ class CallEngine:
             codecs=trunk.codecs,
         )
 
-    async def _dial(self, life: _Life, attempt: AttemptRecord, order: DialOrder, prepared: Prepared) -> bool:
-        async with self._pbx.dial(order) as leg:
-            await self._watch(life, attempt, leg, order.ring_timeout, prepared)
-        return True
-
-    async def _watch(
-        self, life: _Life, attempt: AttemptRecord, leg: Leg, ring_timeout: float, prepared: Prepared
-    ) -> None:
-        """Follow a leg to its end, and write what came of it."""
+    async def _watch(self, life: _Life, leg: Leg, ring_timeout: float, prepared: Prepared) -> bool:
+        """Follow a leg to its end, and write what came of it; returns whether to go on at once."""
         flow = self._flows[life.request.flow]
-        watch = _Watch(leg, attempt, prepared)
+        talk = _Talk(leg, prepared)
         canceler = asyncio.create_task(self._hang_up_on_cancel(life, leg))
         cause = HangupCause(Cause.UNKNOWN)
         try:
-            cause = await self._follow(life, watch, ring_timeout + self._config.margin)
+            cause = await self._follow(life, talk, ring_timeout + self._config.margin)
         except TimeoutError:
-            log.warning("call.leg_overdue", call=life.request.id, attempt=attempt.id)
+            log.warning("call.leg_overdue", call=life.request.id)
             await leg.hangup()
-            cause = await self._last_words(life, watch)
+            cause = await self._last_words(life, talk)
         finally:
             canceler.cancel()
-            outcome = await self._end_talk(watch.talk, cause, flow, life.request)
+            outcome = await self._end_talk(talk.task, cause, flow, life.request)
             await asyncio.gather(canceler, return_exceptions=True)
         if outcome is None:
-            answered = watch.attempt.answered_at is not None
+            answered = life.attempt is not None and life.attempt.answered_at is not None
             outcome = interrupted(cause.cause) if answered else unanswered(cause.cause)
-        await self._finish(life, watch.attempt, cause, outcome)
+        return await self._conclude(life, cause, outcome)
 
-    async def _follow(self, life: _Life, watch: _Watch, seconds: float) -> HangupCause:
+    async def _conclude(self, life: _Life, cause: HangupCause, outcome: Outcome) -> bool:
+        """After an attempt: another trunk at once, another round later, or the end."""
+        request, attempt = life.request, life.attempt
+        policy = policy_for(request.call_class, request.retry)
+        rang = attempt is not None and attempt.ringing_at is not None
+        step = policy.step(outcome.retry_as, rang=rang) if outcome.retry_as else Step.STOP
+        if life.cancel.is_set():
+            step = Step.STOP
+        progress = dict(request.result or {})
+        if step is Step.NEXT_TRUNK and attempt is not None:
+            tried = [*_tried(request), attempt.trunk or ""]
+            if self._has_route(request, tried):
+                await self._close_attempt(life, cause, outcome, {**progress, "tried": tried}, None)
+                return True
+        rounds = int(progress.get("rounds", 0)) + 1
+        if step is not Step.STOP and rounds < policy.rounds:
+            pause = round(policy.pause(rounds) * 1000)
+            due_at = self._allowed_at(request, self._clock() + pause)
+            if request.expires_at is None or due_at < request.expires_at:
+                await self._close_attempt(life, cause, outcome, {"rounds": rounds, "tried": []}, due_at)
+                return False
+        await self._finish(life, cause, outcome)
+        return False
+
+    def _has_route(self, request: RequestRecord, tried: Sequence[str]) -> bool:
+        try:
+            self._router.choose(parse_number(request.to_number), but=tried)
+        except DestinationNotAllowed:
+            return False
+        return True
+
+    async def _close_attempt(
+        self,
+        life: _Life,
+        cause: HangupCause,
+        outcome: Outcome,
+        progress: dict[str, Any],
+        due_at: int | None,
+    ) -> None:
+        """End an attempt that another one follows: at once and still ours, or when it is due."""
+        now, request = self._clock(), life.request
+        columns: dict[str, Any] = {} if due_at is None else {"due_at": due_at, "lease_until": None}
+
+        async def write() -> None:
+            async with self._store.transaction() as work:
+                held = await work.requests.lock(request.id)
+                if due_at is not None and held is not None and held.cancel_requested_at is not None:
+                    columns["due_at"] = now
+                await work.requests.update(
+                    request.id,
+                    fence=request.fence,
+                    status=CallStatus.QUEUED,
+                    dial_by=None,
+                    result=progress,
+                    updated_at=now,
+                    **columns,
+                )
+                if life.attempt is not None:
+                    await work.attempts.update(
+                        life.attempt.id, fence=life.attempt.fence, **_ending(cause, outcome, now)
+                    )
+                again = "next_trunk" if due_at is None else "later"
+                await work.events.add(
+                    self._event(
+                        request, "call.again", life.attempt, reason=outcome.reason, how=again, at=due_at
+                    )
+                )
+
+        await self._persist(write)
+        log.info("call.again", call=request.id, reason=outcome.reason, due_at=due_at)
+        life.request = replace(
+            request, status=CallStatus.QUEUED, dial_by=None, result=progress, updated_at=now
+        )
+        life.attempt = None
+        self._tell_changed(request.id)
+
+    async def _follow(self, life: _Life, talk: _Talk, seconds: float) -> HangupCause:
         """Take a leg's events until it has ended; `TimeoutError` when it should have long ago."""
         loop = asyncio.get_running_loop()
-        config, longest = self._config, watch.prepared.max_duration
+        config, longest = self._config, talk.prepared.max_duration
         async with asyncio.timeout(seconds) as limit:
             while True:
-                event = await watch.leg.next_event()
+                event = await talk.leg.next_event()
                 if isinstance(event, Ended):
                     return event.cause
                 if isinstance(event, LinkLost):
                     limit.reschedule(loop.time() + longest + config.link_patience)
                 elif isinstance(event, Ringing):
-                    watch.attempt = await self._mark(life, watch.attempt, AttemptPhase.RINGING)
+                    await self._mark(life, AttemptPhase.RINGING)
                 elif isinstance(event, Answered):
                     limit.reschedule(loop.time() + longest + config.margin)
                     life.session = event.session
-                    watch.talk = asyncio.create_task(
-                        self._talk(life, event.session, watch.prepared), name=f"talk-{watch.attempt.id}"
+                    talk.task = asyncio.create_task(
+                        self._talk(life, event.session, talk.prepared), name=f"talk-{event.session.id}"
                     )
-                    watch.attempt = await self._mark(life, watch.attempt, AttemptPhase.ANSWERED)
+                    await self._mark(life, AttemptPhase.ANSWERED)
 
-    async def _last_words(self, life: _Life, watch: _Watch) -> HangupCause:
+    async def _last_words(self, life: _Life, talk: _Talk) -> HangupCause:
         """Read what is still to come of an overdue leg: we may have been frozen, not the leg."""
         try:
-            return await self._follow(life, watch, self._config.hangup_patience)
+            return await self._follow(life, talk, self._config.hangup_patience)
         except TimeoutError:
-            trace = await self._ask_fate(watch.attempt)
+            trace = await self._ask_fate(life.attempt) if life.attempt else Trace(Fate.UNKNOWN)
             return HangupCause(trace.cause or Cause.UNKNOWN)
 
     async def _hang_up_on_cancel(self, life: _Life, leg: Leg) -> None:
@@ -490,15 +646,17 @@ class CallEngine:
         log.error("call.conversation_failed", call=request.id, error=str(error), kind=type(error).__name__)
         return Outcome(CallStatus.FAILED, "conversation_failed")
 
-    async def _mark(self, life: _Life, attempt: AttemptRecord, phase: AttemptPhase) -> AttemptRecord:
+    async def _mark(self, life: _Life, phase: AttemptPhase) -> None:
         """Write that it rings, or is answered. A store that fails now does not end a call that stands."""
+        if life.attempt is None:
+            return
         now = self._clock()
         ringing = phase is AttemptPhase.RINGING
         status = CallStatus.RINGING if ringing else CallStatus.ANSWERED
-        marked = (
-            replace(attempt, phase=phase, ringing_at=now)
+        life.attempt = (
+            replace(life.attempt, phase=phase, ringing_at=now)
             if ringing
-            else replace(attempt, phase=phase, answered_at=now)
+            else replace(life.attempt, phase=phase, answered_at=now)
         )
         life.request = replace(life.request, status=status, updated_at=now)
         try:
@@ -507,16 +665,15 @@ class CallEngine:
                     life.request.id, fence=life.request.fence, status=status, updated_at=now
                 )
                 await work.attempts.update(
-                    attempt.id,
-                    fence=attempt.fence,
+                    life.attempt.id,
+                    fence=life.attempt.fence,
                     phase=phase,
-                    ringing_at=marked.ringing_at,
-                    answered_at=marked.answered_at,
+                    ringing_at=life.attempt.ringing_at,
+                    answered_at=life.attempt.answered_at,
                 )
         except StoreError as error:
             log.error("call.mark_failed", call=life.request.id, phase=phase.value, error=str(error))
         self._tell_changed(life.request.id)
-        return marked
 
     async def _end_attempt_unsent(self, life: _Life, attempt: AttemptRecord, reason: str) -> None:
         """Close an attempt of which nothing reached the PBX; the request is as it was before it."""
@@ -534,14 +691,16 @@ class CallEngine:
                 ended_at=now,
                 end_reason=reason,
             )
-            await work.events.add(self._event(life.request, attempt, "attempt.not_sent", reason=reason))
+            await work.events.add(self._event(life.request, "attempt.not_sent", attempt, reason=reason))
+        life.attempt = None
         self._tell_changed(life.request.id)
 
-    async def _finish(
-        self, life: _Life, attempt: AttemptRecord | None, cause: HangupCause | None, outcome: Outcome
-    ) -> None:
-        """Write the final outcome and what follows from it in one transaction."""
-        now = self._clock()
+    async def _finish(self, life: _Life, cause: HangupCause | None, outcome: Outcome) -> None:
+        """Write the final outcome and what follows from it in one transaction.
+
+        `cause` is None where the open attempt never reached the PBX.
+        """
+        now, attempt = self._clock(), life.attempt
         request = replace(
             life.request,
             status=outcome.status,
@@ -569,11 +728,11 @@ class CallEngine:
                     )
                 await self._flows[request.flow].settle(work, request, outcome)
                 await work.events.add(
-                    self._event(request, attempt, f"call.{outcome.status.value}", reason=outcome.reason)
+                    self._event(request, f"call.{outcome.status.value}", attempt, reason=outcome.reason)
                 )
 
         await self._persist(write)
-        life.request = request
+        life.request, life.attempt = request, None
         log.info(
             "call.ended",
             call=request.id,
@@ -601,7 +760,7 @@ class CallEngine:
                 pause = min(pause * 2, 5.0)
 
     def _event(
-        self, request: RequestRecord, attempt: AttemptRecord | None, kind: str, **detail: Any
+        self, request: RequestRecord, kind: str, attempt: AttemptRecord | None = None, **detail: Any
     ) -> EventRecord:
         return EventRecord(
             id=new_id("evt"),
@@ -638,19 +797,8 @@ class CallEngine:
             self._wake.clear()
             pause = 30.0
             try:
-                free = self._config.max_lives - len(self._lives)
-                if free > 0:
-                    async with self._store.transaction() as work:
-                        due = await work.requests.claim_due(
-                            self._owner,
-                            self._clock(),
-                            min(free, CLAIM_BATCH),
-                            round(self._config.lease * 1000),
-                        )
-                    for request in due:
-                        self._begin(request, None)
-                    if len(due) == CLAIM_BATCH:
-                        continue
+                if await self._claim():
+                    continue
                 async with self._store.reading() as work:
                     next_due = await work.requests.next_due_at()
                 if next_due is not None:
@@ -658,8 +806,37 @@ class CallEngine:
             except StoreError as error:
                 log.warning("calls.due_unread", error=str(error))
                 pause = 1.0
+            if pause <= 0:
+                # Something is due that finds no place: the end of a call wakes us.
+                pause = 1.0
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), max(pause, 0.001))
+                await asyncio.wait_for(self._wake.wait(), pause)
+
+    async def _claim(self) -> bool:
+        """Take what is due into our hands: codes first, the others where their share has room.
+
+        Returns whether more may be due than was taken.
+        """
+        everybody, others = self._free_places()
+        if everybody <= 0:
+            return False
+        now, lease = self._clock(), round(self._config.lease * 1000)
+        async with self._store.transaction() as work:
+            due = list(
+                await work.requests.claim_due(
+                    self._owner,
+                    now,
+                    min(everybody, CLAIM_BATCH),
+                    lease,
+                    least_priority=PRIORITIES[CallClass.OTP],
+                )
+            )
+            room = min(others, CLAIM_BATCH - len(due))
+            if room > 0:
+                due += await work.requests.claim_due(self._owner, now, room, lease)
+        for request in due:
+            self._begin(request, None)
+        return len(due) >= CLAIM_BATCH
 
     async def _take_over(self, *, own: bool) -> None:
         """Make ours what nobody tends any more, and settle each with the PBX in a life of its own.
@@ -677,29 +854,30 @@ class CallEngine:
             self._begin(request, open_attempts.get(request.id), inherited=True)
         log.info("calls.taken_over", count=len(orphans))
 
-    async def _settle(self, life: _Life, attempt: AttemptRecord) -> None:
-        """Settle an attempt of an earlier life: adopt it, end it, or let the request dial anew."""
+    async def _settle(self, life: _Life, attempt: AttemptRecord) -> bool:
+        """Settle an attempt of an earlier life: adopt it, end it, or let the request dial anew.
+
+        Returns whether the request has another step to do now.
+        """
         if attempt.dialed_at is None:
             await self._end_attempt_unsent(life, attempt, "never_dialed")
-            return
+            return True
         trace = await self._ask_fate(attempt)
         log.info("call.settled", call=life.request.id, attempt=attempt.id, fate=trace.fate.value)
         if trace.fate is Fate.NEVER_RANG:
             await self._end_attempt_unsent(life, attempt, "never_rang")
-        elif trace.fate is Fate.LIVE:
-            await self._adopt(life, attempt)
-        elif trace.fate is Fate.ANSWERED:
-            await self._finish(
-                life, attempt, HangupCause(Cause.NORMAL), Outcome(CallStatus.FAILED, "interrupted")
-            )
-        elif trace.fate is Fate.NOT_ANSWERED:
+            return True
+        if trace.fate is Fate.LIVE:
+            return await self._adopt(life, attempt)
+        if trace.fate is Fate.ANSWERED:
+            return await self._conclude(life, HangupCause(Cause.NORMAL), interrupted(Cause.NORMAL))
+        if trace.fate is Fate.NOT_ANSWERED:
             cause = trace.cause or Cause.UNKNOWN
-            await self._finish(life, attempt, HangupCause(cause), unanswered(cause))
-        else:
-            outcome = Outcome(CallStatus.UNKNOWN, "pbx_lost")
-            if attempt.answered_at is not None:
-                outcome = interrupted(Cause.PBX_LOST)
-            await self._finish(life, attempt, HangupCause(Cause.UNKNOWN), outcome)
+            return await self._conclude(life, HangupCause(cause), unanswered(cause))
+        outcome = Outcome(CallStatus.UNKNOWN, "pbx_lost")
+        if attempt.answered_at is not None:
+            outcome = interrupted(Cause.PBX_LOST)
+        return await self._conclude(life, HangupCause(Cause.UNKNOWN), outcome)
 
     async def _ask_fate(self, attempt: AttemptRecord) -> Trace:
         """Ask the PBX until it answers, at most `link_patience` seconds."""
@@ -715,10 +893,9 @@ class CallEngine:
                 log.warning("call.fate_unasked", attempt=attempt.id, error=str(error))
                 await asyncio.sleep(1.0)
 
-    async def _adopt(self, life: _Life, attempt: AttemptRecord) -> None:
+    async def _adopt(self, life: _Life, attempt: AttemptRecord) -> bool:
         """Go on with a leg that stands: one that rings may still be answered and have its talk."""
-        flow = self._flows[life.request.flow]
-        made = await flow.prepare(life.request)
+        made = await self._flows[life.request.flow].prepare(life.request)
         prepared = made if isinstance(made, Prepared) else Prepared((), 30.0, 30.0)
         order = self._order(life.request, attempt, prepared)
         context: AbstractAsyncContextManager[Leg] = self._pbx.adopt(
@@ -728,10 +905,16 @@ class CallEngine:
             async with context as leg:
                 if isinstance(made, Outcome):
                     await leg.hangup(Cause.CANCELED)
-                await self._watch(life, attempt, leg, order.ring_timeout, prepared)
+                return await self._watch(life, leg, order.ring_timeout, prepared)
         finally:
             for media in prepared.media:
                 self._discard(media)
+
+
+def _tried(request: RequestRecord) -> Sequence[str]:
+    """The trunks that were tried in this round."""
+    tried: Sequence[str] = (request.result or {}).get("tried", ())
+    return tried
 
 
 async def wait_for_change(change: asyncio.Event | None, timeout: float) -> None:

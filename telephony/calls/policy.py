@@ -58,6 +58,14 @@ _ROUNDS: Final[Mapping[CallClass, int]] = {
 
 MAX_ROUNDS: Final = 10
 
+PRIORITIES: Final[Mapping[CallClass, int]] = {
+    CallClass.OTP: 100,
+    CallClass.TRANSACTION: 50,
+    CallClass.CALLBACK: 20,
+    CallClass.SURVEY: 10,
+}
+"""Who goes first where several wait: somebody is looking at a screen for a code."""
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:

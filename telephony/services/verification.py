@@ -16,6 +16,7 @@ import structlog
 
 from telephony.calls.engine import CallEngine, Placed, wait_for_change
 from telephony.calls.flow import Outcome, Prepared
+from telephony.calls.policy import PRIORITIES
 from telephony.errors import (
     Conflict,
     DestinationNotAllowed,
@@ -55,7 +56,6 @@ from telephony.trunks.routing import Route, Router
 log = structlog.get_logger(__name__)
 
 FLOW_NAME: Final = "verification"
-PRIORITY: Final = 100
 IDEMPOTENCY_MS: Final = 24 * 3600 * 1000
 PAUSE_BEFORE_REPEAT: Final = 2.0
 LEAD_IN: Final = 0.3
@@ -469,7 +469,7 @@ class Verifications:
             flow_ref=record.id,
             to_number=record.to_number,
             call_class=CallClass.OTP,
-            priority=PRIORITY,
+            priority=PRIORITIES[CallClass.OTP],
             from_number=client.caller_number or None,
             locale=record.locale,
             out_id=record.out_id,

@@ -5,7 +5,7 @@ What it never does: dial, or choose in silence: every choice carries its reason.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from telephony.errors import DestinationNotAllowed
@@ -34,11 +34,16 @@ class Router:
                 return trunk
         raise DestinationNotAllowed(f"trunk {name} is not configured")
 
-    def choose(self, number: PhoneNumber) -> Route:
-        """Return the trunk for a number; raises `DestinationNotAllowed` where none serves it."""
+    def choose(self, number: PhoneNumber, *, but: Collection[str] = ()) -> Route:
+        """Return the trunk for a number, none of those named in `but`.
+
+        Raises `DestinationNotAllowed` where none serves it.
+        """
         best: Route | None = None
         best_length = -1
         for trunk in self._trunks:
+            if trunk.name in but:
+                continue
             length = max(
                 (len(prefix) for prefix in trunk.prefixes if number.e164.startswith(prefix)), default=-1
             )
@@ -49,4 +54,6 @@ class Router:
                 best, best_length = Route(trunk, f"{trunk.name} chosen: {what}"), length
         if best is None:
             raise DestinationNotAllowed(f"no trunk serves {number.masked}")
+        if but:
+            return Route(best.trunk, f"{best.reason}; after {', '.join(sorted(but))}")
         return best

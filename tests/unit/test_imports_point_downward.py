@@ -1,4 +1,4 @@
-"""The house stands: a room imports only rooms below it. The table is the drawing of `docs/architecture.md`."""
+"""The house stands: a room imports only rooms below it, as `docs/architecture.md` draws them."""
 
 from __future__ import annotations
 

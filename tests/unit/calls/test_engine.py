@@ -1,0 +1,311 @@
+"""The engine with its real store and a PBX in memory: retries, trunks, hours, shares, recovery."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from telephony.calls.engine import CallEngine, EngineConfig
+from telephony.calls.flow import Outcome, Prepared
+from telephony.calls.policy import NO_INPUT, PRIORITIES
+from telephony.calls.quiet import Window
+from telephony.model.call import FINAL_CALL_STATUSES, AttemptPhase, CallClass, CallStatus
+from telephony.model.hangup import Cause, HangupCause
+from telephony.model.ids import new_id
+from telephony.model.media import Media
+from telephony.model.number import parse_number
+from telephony.pbx.memory import Callee, MemoryPbx
+from telephony.pbx.port import CallSession
+from telephony.store import Store, UnitOfWork
+from telephony.store.records import AttemptRecord, RequestRecord
+from telephony.trunks.dialect import Trunk
+from telephony.trunks.routing import Router
+
+NUMBER = "+8613800000001"
+FAST = {"attempts": 3, "pause": 1, "longest_pause": 1}
+
+
+def now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@dataclass
+class Talk:
+    """A flow that plays one sound; `answers` says what each conversation brings."""
+
+    name: str = "talk"
+    answers: list[Outcome] = field(default_factory=list)
+    settled: list[tuple[str, Outcome]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    async def prepare(self, request: RequestRecord) -> Prepared | Outcome:
+        return Prepared((Media("hello", 1.0),), 30.0, 30.0)
+
+    async def converse(self, session: CallSession, request: RequestRecord, prepared: Prepared) -> Outcome:
+        await session.play(prepared.media[0])
+        await asyncio.sleep(self.seconds)
+        return self.answers.pop(0) if self.answers else Outcome(CallStatus.COMPLETED, "heard")
+
+    def cut_short(self, request: RequestRecord) -> Outcome:
+        return Outcome(CallStatus.COMPLETED, "hung_up_early")
+
+    async def settle(self, work: UnitOfWork, request: RequestRecord, outcome: Outcome) -> None:
+        self.settled.append((request.id, outcome))
+
+
+@dataclass
+class Rig:
+    store: Store
+    pbx: MemoryPbx
+    engine: CallEngine
+    talk: Talk
+    router: Router
+
+    async def place(self, **values: Any) -> str:
+        """Place a request as a service does: one transaction, then go."""
+        moment = now()
+        plain = RequestRecord(
+            id=new_id("call"),
+            client="shop",
+            flow="talk",
+            to_number=NUMBER,
+            call_class=CallClass.TRANSACTION,
+            created_at=moment,
+            updated_at=moment,
+            expires_at=moment + 60_000,
+        )
+        request = replace(plain, **values)
+        request = replace(request, priority=PRIORITIES[request.call_class])
+        async with self.store.transaction() as work:
+            placed = await self.engine.place(
+                work, request, self.router.choose(parse_number(request.to_number))
+            )
+        self.engine.go(placed)
+        return request.id
+
+    async def seen(self, request_id: str) -> RequestRecord:
+        async with self.store.reading() as work:
+            record = await work.requests.get(request_id)
+        assert record is not None
+        return record
+
+    async def attempts(self, request_id: str) -> list[AttemptRecord]:
+        async with self.store.reading() as work:
+            return list(await work.attempts.list_for(request_id))
+
+    async def until(self, request_id: str, wanted: Any, seconds: float = 10.0) -> RequestRecord:
+        async with asyncio.timeout(seconds):
+            while not wanted(record := await self.seen(request_id)):
+                change = self.engine.change(request_id)
+                if change is None:
+                    await asyncio.sleep(0.02)
+                else:
+                    await asyncio.wait_for(change.wait(), seconds)
+        return record
+
+    async def ended(self, request_id: str, seconds: float = 10.0) -> RequestRecord:
+        return await self.until(request_id, lambda record: record.status in FINAL_CALL_STATUSES, seconds)
+
+
+@asynccontextmanager
+async def rig_of(path: Path, pbx: MemoryPbx, *trunks: Trunk, **config: Any) -> AsyncIterator[Rig]:
+    store = await Store.open(f"sqlite:///{path}/t.db", owner="one")
+    talk = Talk()
+    router = Router(trunks or (Trunk("a", "a"), Trunk("b", "b")))
+    settings = EngineConfig(drain=0.2, hangup_patience=1.0, number_pause=0.05, **config)
+    engine = CallEngine(
+        store, pbx, router, {"talk": talk}, owner="one", discard=lambda _media: None, config=settings
+    )
+    await pbx.start()
+    await engine.start()
+    yield Rig(store, pbx, engine, talk, router)
+    await engine.stop()
+    await store.close()
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    pbx = MemoryPbx()
+    async with rig_of(tmp_path, pbx) as made:
+        yield made
+    await pbx.stop()
+
+
+def refuses(cause: Cause, **more: Any) -> Callee:
+    return Callee(refuses_with=HangupCause(cause), **more)
+
+
+async def test_busy_is_rung_again_later_and_as_often_as_asked(rig: Rig) -> None:
+    rig.pbx.callees[NUMBER] = refuses(Cause.BUSY)
+    call = await rig.place(retry=FAST)
+    waiting = await rig.until(call, lambda one: one.status is CallStatus.QUEUED)
+    assert waiting.due_at is not None
+    assert waiting.lease_until is None
+    assert (await rig.ended(call)).status is CallStatus.BUSY
+    attempts = await rig.attempts(call)
+    assert [one.cause for one in attempts] == ["busy"] * 3
+    assert [one.trunk for one in attempts] == ["a"] * 3, "no second trunk rings a busy phone"
+    assert attempts[1].created_at - attempts[0].ended_at >= 700  # type: ignore[operator]
+    assert len(rig.talk.settled) == 1
+
+
+async def test_a_full_trunk_is_passed_at_once_without_a_second_round(rig: Rig) -> None:
+    rig.pbx.callees[NUMBER] = refuses(Cause.CONGESTION, ring_after=None)
+    call = await rig.place(call_class=CallClass.OTP)
+    assert (await rig.ended(call)).status is CallStatus.FAILED
+    attempts = await rig.attempts(call)
+    assert [one.trunk for one in attempts] == ["a", "b"]
+    assert attempts[1].trunk_reason == "b chosen: serves every prefix; after a"
+
+
+async def test_a_phone_that_rang_is_rung_by_no_other_trunk(rig: Rig) -> None:
+    rig.pbx.callees[NUMBER] = refuses(Cause.CONGESTION)
+    call = await rig.place(call_class=CallClass.OTP)
+    await rig.ended(call)
+    assert [one.trunk for one in await rig.attempts(call)] == ["a"]
+
+
+@pytest.mark.parametrize("cause", [Cause.DECLINED, Cause.UNALLOCATED, Cause.BLOCKED, Cause.INVALID_NUMBER])
+async def test_what_is_never_retried(rig: Rig, cause: Cause) -> None:
+    rig.pbx.callees[NUMBER] = refuses(cause)
+    call = await rig.place(retry=FAST)
+    await rig.ended(call)
+    assert len(await rig.attempts(call)) == 1
+
+
+async def test_a_conversation_without_an_answer_is_retried(rig: Rig) -> None:
+    rig.talk.answers = [Outcome(CallStatus.COMPLETED, "no_input", retry_as=NO_INPUT)]
+    call = await rig.place(retry=FAST)
+    assert (await rig.ended(call)).status is CallStatus.COMPLETED
+    assert [one.end_reason for one in await rig.attempts(call)] == ["no_input", "heard"]
+
+
+async def test_back_off_never_outlives_the_deadline(rig: Rig) -> None:
+    rig.pbx.callees[NUMBER] = refuses(Cause.BUSY)
+    call = await rig.place(retry={"attempts": 5, "pause": 30}, expires_at=now() + 5000)
+    began = time.monotonic()
+    assert (await rig.ended(call)).status is CallStatus.BUSY
+    assert time.monotonic() - began < 2
+    assert len(await rig.attempts(call)) == 1
+
+
+async def test_a_cancel_while_it_waits_for_the_next_round_ends_it_at_once(rig: Rig) -> None:
+    rig.pbx.callees[NUMBER] = refuses(Cause.BUSY)
+    call = await rig.place(retry={"attempts": 5, "pause": 20})
+    await rig.until(call, lambda one: one.status is CallStatus.QUEUED and one.due_at is not None)
+    await rig.engine.cancel(call)
+    assert (await rig.ended(call, 3)).status is CallStatus.CANCELED
+    assert len(await rig.attempts(call)) == 1
+
+
+async def test_one_call_at_a_time_for_a_number(rig: Rig) -> None:
+    rig.talk.seconds = 0.4
+    calls = [await rig.place() for _ in range(3)]
+    for call in calls:
+        assert (await rig.ended(call)).status is CallStatus.COMPLETED
+    attempts = [one for call in calls for one in await rig.attempts(call)]
+    spans = sorted((one.dialed_at, one.ended_at) for one in attempts)
+    assert len(spans) == 3
+    for (_, ended), (dialed, _) in zip(spans, spans[1:], strict=False):
+        assert dialed >= ended  # type: ignore[operator]
+
+
+async def test_codes_pass_payments_in_a_full_queue(tmp_path: Path) -> None:
+    pbx = MemoryPbx()
+    async with rig_of(tmp_path, pbx, max_calls=5, otp_share=0.2) as rig:
+        rig.talk.seconds = 0.3
+        payments = [await rig.place(to_number=f"+861380001{n:04d}") for n in range(30)]
+        began = time.monotonic()
+        code = await rig.place(to_number="+8613800020000", call_class=CallClass.OTP)
+        await rig.until(code, lambda one: one.attempts_made == 1)
+        assert time.monotonic() - began < 0.25, "a place was free for it"
+        await rig.ended(code)
+        waiting = [one for one in payments if (await rig.seen(one)).status is CallStatus.QUEUED]
+        assert len(waiting) > 15
+        for call in payments:
+            assert (await rig.ended(call, 30)).status is CallStatus.COMPLETED
+    await pbx.stop()
+
+
+async def test_quiet_hours_wait_for_the_callees_morning(tmp_path: Path) -> None:
+    pbx = MemoryPbx()
+    local = datetime.now(UTC) + timedelta(hours=8)
+    opens = (local + timedelta(hours=2)).replace(minute=0, second=0, microsecond=0)
+    window = Window(opens.time(), (opens + timedelta(hours=1)).time())
+    async with rig_of(tmp_path, pbx, windows={CallClass.SURVEY: (window,)}) as rig:
+        survey = await rig.place(call_class=CallClass.SURVEY, expires_at=now() + 86_400_000)
+        code = await rig.place(to_number="+8613800000002", call_class=CallClass.OTP)
+        await rig.ended(code)
+        parked = await rig.seen(survey)
+        assert parked.status is CallStatus.QUEUED
+        assert parked.due_at == round((opens - timedelta(hours=8)).timestamp() * 1000)
+    await pbx.stop()
+
+
+async def left_behind(path: Path, phase: AttemptPhase, **attempt: Any) -> tuple[str, str]:
+    """A request and an attempt as a killed controller leaves them."""
+    store = await Store.open(f"sqlite:///{path}/t.db", owner="one")
+    moment = now()
+    request = RequestRecord(
+        id=new_id("call"),
+        client="shop",
+        flow="talk",
+        to_number=NUMBER,
+        call_class=CallClass.TRANSACTION,
+        status=CallStatus.DIALING,
+        attempts_made=1,
+        owner="one",
+        fence=1,
+        lease_until=moment + 30_000,
+        expires_at=moment + 60_000,
+        created_at=moment,
+        updated_at=moment,
+    )
+    record = AttemptRecord(
+        id=new_id("att"),
+        request_id=request.id,
+        number=1,
+        to_number=NUMBER,
+        trunk="a",
+        phase=phase,
+        owner="one",
+        fence=1,
+        lease_until=moment + 30_000,
+        created_at=moment,
+        **attempt,
+    )
+    async with store.transaction() as work:
+        await work.requests.add(request)
+        await work.attempts.add(record)
+    await store.close()
+    return request.id, record.id
+
+
+async def test_killed_before_the_pbx_heard_of_it_is_dialled_by_the_next_life(tmp_path: Path) -> None:
+    pbx = MemoryPbx()
+    pbx.started_at_ms = now() - 60_000
+    call, attempt = await left_behind(tmp_path, AttemptPhase.DIALING, dialed_at=now())
+    async with rig_of(tmp_path, pbx) as rig:
+        assert (await rig.ended(call)).status is CallStatus.COMPLETED
+        first, second = await rig.attempts(call)
+        assert (first.id, first.end_reason, first.dialed_at) == (attempt, "never_rang", None)
+        assert [order.attempt_id for order in pbx.orders] == [second.id]
+    await pbx.stop()
+
+
+async def test_what_a_restarted_pbx_cannot_know_is_unknown_and_not_rung_again(tmp_path: Path) -> None:
+    pbx = MemoryPbx()
+    pbx.started_at_ms = now() + 60_000
+    call, _attempt = await left_behind(tmp_path, AttemptPhase.RINGING, dialed_at=now(), ringing_at=now())
+    async with rig_of(tmp_path, pbx) as rig:
+        assert (await rig.ended(call)).status is CallStatus.UNKNOWN
+        assert pbx.orders == []
+    await pbx.stop()

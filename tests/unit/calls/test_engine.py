@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -214,7 +215,7 @@ async def test_one_call_at_a_time_for_a_number(rig: Rig) -> None:
     attempts = [one for call in calls for one in await rig.attempts(call)]
     spans = sorted((one.dialed_at, one.ended_at) for one in attempts)
     assert len(spans) == 3
-    for (_, ended), (dialed, _) in zip(spans, spans[1:], strict=False):
+    for (_, ended), (dialed, _) in itertools.pairwise(spans):
         assert dialed >= ended  # type: ignore[operator]
 
 

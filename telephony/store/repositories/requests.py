@@ -53,9 +53,7 @@ _EXPIRED: Final = (
     .limit(bindparam("most"))
 )
 _ABANDONED: Final = (
-    _rows.select.where(
-        _c.lease_until.is_not(None), _c.lease_until <= bindparam("now"), _c.owner != bindparam("of")
-    )
+    _rows.select.where(_c.lease_until.is_not(None), _c.lease_until <= bindparam("now"))
     .order_by(_c.lease_until)
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
@@ -148,11 +146,12 @@ class Requests:
         """Take the requests whose owner stopped renewing, with their open attempts; longest ago first.
 
         With `own` (a start) also those that an earlier life of `owner` holds, however long its lease still
-        runs; without it (a sweep) only other owners'. Each gets the next fence, and so do its open
+        runs. A sweep goes without it, after renewing what is in hand: a lease of ours that has run out
+        all the same is one that we lost while frozen. Each gets the next fence, and so do its open
         attempts: whatever the former owner still writes fails. Two who take over at once get disjoint rows.
         """
         statement = _ABANDONED_OR_OWN if own else _ABANDONED
-        parameters = {"now": now, "of": owner, "most": limit}
+        parameters = {"now": now, "most": limit} | ({"of": owner} if own else {})
         return await self._hand(
             await _rows.fetch(self._session, statement, parameters), owner, now, now + lease_ms
         )

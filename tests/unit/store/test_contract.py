@@ -337,7 +337,7 @@ class TestClaiming:
             assert await work.attempts.renew_leases("node-b", [attempt.id], clock.now + 9_000) == {attempt.id}
             assert await work.requests.expired_leases(clock.now + 8_999) == []
 
-    async def test_a_start_takes_what_an_earlier_life_held_and_a_sweep_leaves_its_own(
+    async def test_a_start_takes_what_an_earlier_life_held_and_a_sweep_what_ran_out(
         self, store: Store
     ) -> None:
         own = a_request(owner="node-a", lease_until=START + 5_000, fence=1)
@@ -348,7 +348,7 @@ class TestClaiming:
             for record in (own, own_expired, foreign, foreign_expired):
                 await work.requests.add(record)
             swept = await work.requests.take_over("node-a", START, 9_000, own=False)
-            assert [record.id for record in swept] == [foreign_expired.id]
+            assert [record.id for record in swept] == [foreign_expired.id, own_expired.id]
         async with store.transaction() as work:
             held = {record.id for record in await work.requests.open_of_owner("node-a")}
             assert held == {own.id, own_expired.id, foreign_expired.id}

@@ -5,11 +5,11 @@ What it never does: know HTTP or a table.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from telephony.model.call import CallStatus, VerificationStatus
+from telephony.model.call import CallStatus, PaymentStatus, VerificationStatus
 from telephony.model.delivery import DeliveryStatus
 
 T = TypeVar("T")
@@ -48,6 +48,29 @@ class NewVerification:
     require_keypress: bool | None = None
     dial_within: float | None = None
     out_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewPayment:
+    """A request for a payment confirmation; None means the configured default.
+
+    `amount` is a decimal as text (`128.50`), `currency` ISO 4217. Open until `deadline` (RFC 3339 with an
+    offset), or for `ttl` seconds. `retry` is as `calls.policy.policy_for` has it.
+    """
+
+    to: str
+    order_id: str
+    amount: str
+    currency: str
+    payee: str
+    locale: str | None = None
+    deadline: str | None = None
+    ttl: int | None = None
+    retry: Mapping[str, Any] | None = None
+    decide_url: str | None = field(default=None, repr=False)
+    metadata: Mapping[str, Any] | None = None
+    out_id: str | None = None
+    machine_detection: str = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +132,33 @@ class VerificationView:
     created_at: int
     updated_at: int
     failure_reason: str | None
+    out_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentView:
+    """A payment confirmation as an app sees it. Times in milliseconds since the epoch.
+
+    `decided_by` says who or what ended it, `failure_reason` why where it failed.
+    """
+
+    id: str
+    to: str
+    locale: str
+    status: PaymentStatus
+    order_id: str
+    amount: str
+    currency: str
+    payee: str
+    call_id: str | None
+    call_status: CallStatus | None
+    expires_at: int
+    created_at: int
+    updated_at: int
+    ended_at: int | None
+    decided_by: str | None
+    failure_reason: str | None
+    metadata: Mapping[str, Any]
     out_id: str | None
 
 

@@ -1,6 +1,6 @@
-"""Housekeeping: verifications expire on time, sealed codes are erased, what is past its keep goes.
+"""Housekeeping: what has a deadline ends on time, sealed codes are erased, what is past its keep goes.
 
-What it never does: touch a call.
+What it never does: end a call by itself; a payment that expires ends its own.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 BATCH: Final = 200
 LONGEST_SLEEP: Final = 30.0
+_ANY_MOMENT: Final = 1 << 62
 FAILURES_KEPT_MS: Final = 24 * 3600 * 1000
 STALE_MEDIA_SECONDS: Final = 3600.0
 
@@ -33,18 +34,36 @@ class Sweepable(Protocol):
         ...
 
 
+class Expiring(Protocol):
+    """Something else that ends on time."""
+
+    async def expire_due(self, now: int) -> None:
+        """End what is over at `now`, in milliseconds since the epoch."""
+        ...
+
+    async def next_expiry(self) -> int | None:
+        """When the next one is over; None where there is none."""
+        ...
+
+
 class Housekeeper:
-    """Owns one task; it sleeps towards the next expiry and never longer than half a minute."""
+    """Owns one task; it sleeps towards the next expiry and never longer than half a minute.
+
+    `expiring` ends with it; `look_by` tells it of a deadline that was just written.
+    """
 
     def __init__(
         self,
         store: Store,
         media: Sweepable,
-        *,
+        *expiring: Expiring,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._store = store
         self._media = media
+        self._expiring = expiring
+        self._woken = asyncio.Event()
+        self._next_look = 0
         self._clock = clock
         self._task: asyncio.Task[None] | None = None
 
@@ -59,18 +78,32 @@ class Housekeeper:
             with suppress(asyncio.CancelledError):
                 await self._task
 
+    def look_by(self, moment: int) -> None:
+        """Be awake at `moment` (milliseconds since the epoch), where it would sleep longer."""
+        if moment < self._next_look:
+            self._woken.set()
+
     async def _run(self) -> None:
         while True:
+            self._woken.clear()
+            # What is written while it tidies may be overlooked: it tidies again then.
+            self._next_look = _ANY_MOMENT
             pause = LONGEST_SLEEP
             try:
                 pause = await self.tidy()
             except StoreError as error:
                 log.warning("housekeeping.postponed", error=str(error))
-            await asyncio.sleep(pause)
+            self._next_look = self._clock() + round(pause * 1000)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), pause)
 
     async def tidy(self) -> float:
         """Do what is due now; returns the seconds until the next expiry."""
         now = self._clock()
+        upcoming = []
+        for one in self._expiring:
+            await one.expire_due(now)
+            upcoming.append(await one.next_expiry())
         async with self._store.transaction() as work:
             expired = await work.verifications.due_expired(now, BATCH)
             for record in expired:
@@ -79,10 +112,9 @@ class Housekeeper:
                 )
             await work.idempotency.purge(now)
             await work.check_failures.purge(now - FAILURES_KEPT_MS)
-            upcoming = await work.verifications.next_expiry()
+            upcoming.append(await work.verifications.next_expiry())
         self._media.sweep(STALE_MEDIA_SECONDS)
         if len(expired) == BATCH:
             return 0.0
-        if upcoming is None:
-            return LONGEST_SLEEP
-        return min(LONGEST_SLEEP, max(0.05, (upcoming - now) / 1000))
+        due = [moment for moment in upcoming if moment is not None]
+        return min(LONGEST_SLEEP, max(0.05, (min(due) - now) / 1000)) if due else LONGEST_SLEEP

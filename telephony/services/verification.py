@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -19,12 +19,9 @@ from telephony.calls.flow import Outcome, Prepared
 from telephony.calls.policy import PRIORITIES
 from telephony.errors import (
     Conflict,
-    DestinationNotAllowed,
-    IdempotencyMismatch,
     InputError,
     NotFound,
     RateLimited,
-    UnknownLocale,
 )
 from telephony.model.call import FINAL_CALL_STATUSES, CallClass, CallStatus, VerificationStatus
 from telephony.model.client import Client
@@ -33,6 +30,7 @@ from telephony.model.media import Media
 from telephony.model.number import PhoneNumber, parse_number
 from telephony.model.prompt import Digits, Part, Phrase, Prompt, Silence
 from telephony.pbx.port import CallSession
+from telephony.services.admission import Voice, begin_once, finish_once, locale_for, number_for
 from telephony.services.codes import CodeBox, make_code
 from telephony.services.contract import (
     CheckOutcome,
@@ -46,8 +44,6 @@ from telephony.services.contract import (
 from telephony.store import Store, UnitOfWork
 from telephony.store.records import (
     CheckFailureRecord,
-    Mismatch,
-    Replay,
     RequestRecord,
     VerificationRecord,
 )
@@ -56,7 +52,6 @@ from telephony.trunks.routing import Route, Router
 log = structlog.get_logger(__name__)
 
 FLOW_NAME: Final = "verification"
-IDEMPOTENCY_MS: Final = 24 * 3600 * 1000
 PAUSE_BEFORE_REPEAT: Final = 2.0
 LEAD_IN: Final = 0.3
 """Silence before the first word: the first packets of a fresh RTP stream are often lost."""
@@ -101,18 +96,6 @@ class VerificationRules:
     failures_per_number: int = 10
     failures_window: float = 3600.0
     calls_per_number: Sequence[CallBudget] = ()
-
-
-class Voice(Protocol):
-    """What this room needs of `speech`: a canonical locale, and one composed file."""
-
-    def locale(self, tag: str) -> str:
-        """Return the pack's own tag; raises `UnknownLocale`."""
-        ...
-
-    async def compose(self, prompt: Prompt, locale: str) -> Media:
-        """Make one file of a prompt."""
-        ...
 
 
 class VerificationFlow:
@@ -306,14 +289,14 @@ class Verifications:
         )
         request = self._request(client, record, request_id, new.dial_within, now)
         async with self._store.transaction() as work:
-            stored = await _begin_once(work, client, once, now)
+            stored = await begin_once(work, client, once, now)
             if stored is not None:
                 return stored
             await self._check_budgets(work, number.e164, now)
             await work.verifications.add(record)
             placed = await self._engine.place(work, request, route)
             view = _view(record, placed.request.status)
-            await _finish_once(work, client, once, view)
+            await finish_once(work, client, once, view, view.id)
         self._engine.go(placed)
         return view
 
@@ -323,7 +306,7 @@ class Verifications:
         """Ring again with the same code, inside the TTL and within the same limits."""
         now = self._clock()
         async with self._store.transaction() as work:
-            stored = await _begin_once(work, client, once, now)
+            stored = await begin_once(work, client, once, now)
             if stored is not None:
                 return stored
             record = await self._locked(work, client, verification_id)
@@ -343,7 +326,7 @@ class Verifications:
             )
             placed: Placed = await self._engine.place(work, request, self._router.choose(number))
             view = _view(record, placed.request.status)
-            await _finish_once(work, client, once, view)
+            await finish_once(work, client, once, view, view.id)
         self._engine.go(placed)
         return view
 
@@ -430,12 +413,8 @@ class Verifications:
 
     def _admit(self, client: Client, new: NewVerification) -> tuple[PhoneNumber, str, Route]:
         """Check everything that needs no store: number, region, locale, code, limits, route."""
-        number = parse_number(new.to, client.default_region)
-        if not _allowed(client, number):
-            raise DestinationNotAllowed(f"{number.masked} is outside the regions and prefixes allowed to you")
-        locale = self._voice.locale(new.locale or client.default_locale)
-        if client.locales and locale not in client.locales:
-            raise UnknownLocale("locale", f"{locale} is not one of yours", f"Use {', '.join(client.locales)}")
+        number = number_for(client, new.to)
+        locale = locale_for(client, self._voice, new.locale)
         _check_new(new, self._rules)
         return number, locale, self._router.choose(number)
 
@@ -502,10 +481,6 @@ def _shown_status(record: VerificationRecord, now: int) -> VerificationStatus:
     return record.status
 
 
-def _allowed(client: Client, number: PhoneNumber) -> bool:
-    return number.region in client.regions or any(number.e164.startswith(p) for p in client.prefixes)
-
-
 def _check_new(new: NewVerification, rules: VerificationRules) -> None:
     """Refuse what would make a code nobody should use."""
     if new.code is not None and not (
@@ -539,33 +514,6 @@ async def _end(
     return replace(
         record, status=status, code_sealed=None, ended_at=now, updated_at=now, approved_at=approved_at
     )
-
-
-async def _begin_once(
-    work: UnitOfWork, client: Client, once: Once[VerificationView] | None, now: int
-) -> StoredReply | None:
-    """Claim the Idempotency-Key in this transaction, or return what was answered before."""
-    if once is None:
-        return None
-    found = await work.idempotency.begin(client.name, once.key, once.fingerprint, now, IDEMPOTENCY_MS)
-    if isinstance(found, Replay):
-        return StoredReply(found.status, found.body)
-    if isinstance(found, Mismatch):
-        raise IdempotencyMismatch(
-            "Idempotency-Key", "was used for another request", "Use a new key for a new request"
-        )
-    return None
-
-
-async def _finish_once(
-    work: UnitOfWork, client: Client, once: Once[VerificationView] | None, view: VerificationView
-) -> None:
-    """Keep the reply with the resource: both are there, or neither."""
-    if once is not None:
-        reply = once.render(view)
-        await work.idempotency.finish(
-            client.name, once.key, status=reply.status, body=reply.body, resource=view.id
-        )
 
 
 def _view(record: VerificationRecord, call_status: CallStatus | None) -> VerificationView:

@@ -1,0 +1,68 @@
+"""Events for the apps: written into the outbox in the transaction that makes them true.
+
+What it never does: send anything, or tell a client that has no webhook endpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from telephony.egress.rules import Endpoint
+from telephony.model.ids import new_id
+from telephony.store import OutboxRecord, UnitOfWork
+
+SOON: Final = 0.1
+"""Seconds within which a transaction that is not ours has usually been committed."""
+
+
+class Notices:
+    """Writes webhooks. `endpoints` are the clients' that have one, by name; `wake` starts the delivery."""
+
+    def __init__(self, endpoints: Mapping[str, Endpoint], wake: Callable[[], None]) -> None:
+        self._endpoints = dict(endpoints)
+        self._wake = wake
+
+    async def add(
+        self,
+        work: UnitOfWork,
+        *,
+        client: str,
+        resource: str,
+        kind: str,
+        payload: Mapping[str, Any],
+        now: int,
+        expires_at: int | None,
+    ) -> None:
+        """Write one event of a resource whose row this transaction holds.
+
+        `kind` is the webhook's `type`; until `expires_at` (milliseconds) it is tried closely.
+        """
+        endpoint = self._endpoints.get(client)
+        if endpoint is None:
+            return
+        await work.outbox.add(
+            OutboxRecord(
+                id=new_id("msg"),
+                client=client,
+                resource=resource,
+                type=kind,
+                payload=payload,
+                created_at=now,
+                due_at=now,
+                url=endpoint.url,
+                expires_at=expires_at,
+            )
+        )
+
+    def written(self) -> None:
+        """Begin to deliver: call it right after the commit."""
+        self._wake()
+
+    def being_written(self) -> None:
+        """Begin to deliver in a moment: for a transaction that somebody else commits.
+
+        One that commits later is found by the delivery's own look at the outbox.
+        """
+        asyncio.get_running_loop().call_later(SOON, self._wake)

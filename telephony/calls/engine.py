@@ -610,7 +610,7 @@ class CallEngine:
             return await self._follow(life, talk, self._config.hangup_patience)
         except TimeoutError:
             trace = await self._ask_fate(life.attempt) if life.attempt else Trace(Fate.UNKNOWN)
-            return HangupCause(trace.cause or Cause.UNKNOWN)
+            return trace.cause or HangupCause(Cause.UNKNOWN)
 
     async def _hang_up_on_cancel(self, life: _Life, leg: Leg) -> None:
         await life.cancel.wait()
@@ -872,8 +872,10 @@ class CallEngine:
         if trace.fate is Fate.ANSWERED:
             return await self._conclude(life, HangupCause(Cause.NORMAL), interrupted(Cause.NORMAL))
         if trace.fate is Fate.NOT_ANSWERED:
-            cause = trace.cause or Cause.UNKNOWN
-            return await self._conclude(life, HangupCause(cause), unanswered(cause))
+            if trace.rang and attempt.ringing_at is None:
+                life.attempt = replace(attempt, ringing_at=self._clock())
+            cause = trace.cause or HangupCause(Cause.UNKNOWN)
+            return await self._conclude(life, cause, unanswered(cause.cause))
         outcome = Outcome(CallStatus.UNKNOWN, "pbx_lost")
         if attempt.answered_at is not None:
             outcome = interrupted(Cause.PBX_LOST)

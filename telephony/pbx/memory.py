@@ -150,7 +150,7 @@ class MemorySession:
 class MemoryLeg:
     """An ordered call in memory."""
 
-    def __init__(self, order: DialOrder, forget: Callable[[str, Cause], None]) -> None:
+    def __init__(self, order: DialOrder, forget: Callable[[str, HangupCause], None]) -> None:
         self.order = order
         self.session: MemorySession | None = None
         self.ended = False
@@ -179,7 +179,7 @@ class MemoryLeg:
         self.ended = True
         if self.session is not None:
             self.session.gone = True
-        self._forget(self.order.attempt_id, cause.cause)
+        self._forget(self.order.attempt_id, cause)
 
 
 class MemoryPbx:
@@ -269,7 +269,7 @@ class MemoryPbx:
             return self._notes[attempt_id]
         if self.started_at_ms <= dialed_at_ms:
             return Trace(Fate.NEVER_RANG)
-        return Trace(Fate.UNKNOWN, Cause.PBX_LOST)
+        return Trace(Fate.UNKNOWN)
 
     async def hangup(self, channel_id: str, cause: Cause = Cause.NORMAL) -> None:
         """End a leg by its id."""
@@ -277,9 +277,10 @@ class MemoryPbx:
         if leg is not None:
             await leg.hangup(cause)
 
-    def _note(self, attempt_id: str, cause: Cause) -> None:
+    def _note(self, attempt_id: str, cause: HangupCause) -> None:
         leg = self._legs.pop(attempt_id)
-        self._notes[attempt_id] = Trace(Fate.ANSWERED if leg.session else Fate.NOT_ANSWERED, cause)
+        fate = Fate.ANSWERED if leg.session else Fate.NOT_ANSWERED
+        self._notes[attempt_id] = Trace(fate, cause, rang=leg.ringing)
 
     async def _play(self, leg: MemoryLeg) -> None:
         callee = self.callees.get(leg.order.number, Callee())

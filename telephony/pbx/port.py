@@ -88,10 +88,11 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The fate of an attempt; `cause` is the best that is known of why it ended."""
+    """The fate of an attempt; `cause` is why it ended, `rang` whether the phone is known to have rung."""
 
     fate: Fate
-    cause: Cause | None = None
+    cause: HangupCause | None = None
+    rang: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,12 +46,18 @@ log = structlog.get_logger(__name__)
 
 CONTEXT: Final = "telephony-session"
 EXTENSION: Final = "answered"
+HANGUP_HANDLER: Final = "telephony-ended,s,1"
+"""Runs on the channel before it is gone, answered or not, and notes its end in AstDB."""
+
 DAY_MS: Final = 86_400_000
 SETTLE_MS: Final = 2_000
 """An Originate left unread in an old AMI socket shows within this time, or never."""
 
 START_ERROR_MS: Final = 1_500
 """Asterisk tells its start in whole seconds, rounded down."""
+
+NOTE_SECONDS: Final = 0.5
+"""How long after a refused call's channel its note is written, at the most."""
 
 CONCLUDE_SECONDS: Final = 1.0
 """How long a leg waits for the second of `Hangup` and `OriginateResponse`."""
@@ -167,6 +173,7 @@ class AsteriskPbx:
         self._link_since_ms = 0
         self._boot_stamp = ""
         self._started_at_ms: int | None = None
+        self._restart_seen_ms = 0
         self.stray_sessions = 0
 
     @property
@@ -250,6 +257,7 @@ class AsteriskPbx:
             "TELEPHONY_NONCE": leg.nonce,
             "TELEPHONY_DAY": str(leg.dialed_at_ms // DAY_MS),
             "TELEPHONY_LIMIT": str(round(order.max_duration)),
+            "CHANNEL(hangup_handler_push)": HANGUP_HANDLER,
             **order.variables,
         }
         headers = [
@@ -296,20 +304,26 @@ class AsteriskPbx:
         )
 
     async def fate(self, attempt_id: str, dialed_at_ms: int) -> Trace:
-        """Ask the live channels, the dialplan's note, and how long Asterisk has been up."""
+        """Ask the live channels, the dialplan's note, and how long Asterisk has been up.
+
+        "Never rang" is said only after everything that an old link may have left unread has shown.
+        """
+        known = await self._known_fate(attempt_id, dialed_at_ms)
+        if known is None:
+            await self._settled()
+            known = await self._known_fate(attempt_id, dialed_at_ms)
+        if known is not None:
+            return known
+        if not self._restarted_since(dialed_at_ms - START_ERROR_MS):
+            return Trace(Fate.NEVER_RANG)
+        return Trace(Fate.UNKNOWN, HangupCause(Cause.PBX_LOST))
+
+    async def _known_fate(self, attempt_id: str, dialed_at_ms: int) -> Trace | None:
+        """What stands or is noted now; in this order, for the note is written before the channel goes."""
         if any(channel.id == attempt_id for channel in await self.channels()):
             return Trace(Fate.LIVE)
         note = await self._note(attempt_id, dialed_at_ms)
-        if note == "answered":
-            return Trace(Fate.ANSWERED, Cause.NORMAL)
-        if note.startswith("failed:"):
-            return Trace(Fate.NOT_ANSWERED, _cause_of_note(note))
-        await self._settled()
-        if any(channel.id == attempt_id for channel in await self.channels()):
-            return Trace(Fate.LIVE)
-        if not self._restarted_since(dialed_at_ms - START_ERROR_MS):
-            return Trace(Fate.NEVER_RANG)
-        return Trace(Fate.UNKNOWN, Cause.PBX_LOST)
+        return None if note is None else _trace_of(note)
 
     async def hangup(self, channel_id: str, cause: Cause = Cause.NORMAL) -> None:
         """AMI `Hangup` by unique id; a channel that is gone is no error."""
@@ -318,15 +332,15 @@ class AsteriskPbx:
                 "Hangup", [("Channel", channel_id), ("Cause", str(_Q850_OF.get(cause, 16)))]
             )
 
-    async def _note(self, attempt_id: str, dialed_at_ms: int) -> str:
-        """Read what the dialplan noted, empty where nothing stands."""
+    async def _note(self, attempt_id: str, dialed_at_ms: int) -> str | None:
+        """Read what the hangup handler noted, None where nothing stands."""
         try:
             reply = await self._ami.action(
                 "DBGet", [("Family", f"telephony-{dialed_at_ms // DAY_MS}"), ("Key", attempt_id)]
             )
         except PbxRejected:
-            return ""
-        return next((event.get("Val") for event in reply.events if event.get("Val")), "")
+            return None
+        return next((event.get("Val") for event in reply.events if event.get("Val")), None)
 
     def _link_age_ms(self) -> int:
         return time.time_ns() // 1_000_000 - self._link_since_ms
@@ -420,7 +434,7 @@ class AsteriskPbx:
                 log.warning("pbx.reconcile_failed", error=str(error))
 
     async def _reconcile(self) -> None:
-        restarted = await self._look_for_restart()
+        await self._look_for_restart()
         if not self._legs:
             return
         asked_ms = time.time_ns() // 1_000_000
@@ -430,7 +444,7 @@ class AsteriskPbx:
             if channel is not None:
                 self._on_live(leg, channel)
             elif not leg.ended and asked_ms - leg.dialed_at_ms > SETTLE_MS:
-                await self._on_gone(leg, restarted=restarted or self._restarted_since(leg.dialed_at_ms))
+                await self._on_gone(leg, restarted=self._restarted_since(leg.dialed_at_ms))
             elif not leg.ended:
                 asyncio.get_running_loop().call_later(SETTLE_MS / 1000, self._reconcile_now.set)
 
@@ -447,23 +461,26 @@ class AsteriskPbx:
         note = await self._note(leg.order.attempt_id, leg.dialed_at_ms)
         if leg.ended:
             return
-        if leg.answered or note == "answered":
-            lost = restarted and not (leg.session and leg.session.hung_up)
-            cause = Cause.PBX_LOST if lost else Cause.NORMAL
-        elif note.startswith("failed:"):
-            cause = _cause_of_note(note)
+        if note is not None:
+            trace = _trace_of(note)
+            if trace.rang and not leg.rang:
+                leg.rang = True
+                leg.deliver(Ringing())
+            cause = trace.cause or HangupCause(Cause.UNKNOWN)
+            if leg.hanging_up and trace.fate is Fate.NOT_ANSWERED:
+                cause = HangupCause(Cause.CANCELED, cause.sip, cause.q850)
         elif restarted:
-            cause = Cause.PBX_LOST
+            cause = HangupCause(Cause.PBX_LOST)
         elif self._link_age_ms() < SETTLE_MS:
             asyncio.get_running_loop().call_later(SETTLE_MS / 1000, self._reconcile_now.set)
             return
         else:
-            cause = Cause.TRUNK_FAULT
-        log.info("leg.settled", attempt=leg.order.attempt_id, cause=cause.value)
-        leg.deliver(Ended(HangupCause(cause)))
+            cause = HangupCause(Cause.TRUNK_FAULT)
+        log.info("leg.settled", attempt=leg.order.attempt_id, cause=cause.cause.value)
+        leg.deliver(Ended(cause))
 
-    async def _look_for_restart(self) -> bool:
-        """AMI `CoreStatus`: whether Asterisk has been started anew since the last look.
+    async def _look_for_restart(self) -> None:
+        """AMI `CoreStatus`: see whether Asterisk has been started anew since the last look.
 
         Its stamp is local time without a zone; `Getvar` of `STRFTIME` tells the zone's offset. (The
         uptime in `FullyBooted` would be plainer, but it is kept for users with the `system` class.)
@@ -471,15 +488,17 @@ class AsteriskPbx:
         reply = await self._ami.action("CoreStatus")
         stamp = f"{reply.get('CoreStartupDate')} {reply.get('CoreStartupTime')}"
         if stamp == self._boot_stamp:
-            return False
+            return
         offset = await self._ami.action("Getvar", [("Variable", "STRFTIME(,,%z)")])
-        known_before = bool(self._boot_stamp)
+        if self._boot_stamp:
+            # Whatever was dialled before this link went down with the old Asterisk; the stamp itself
+            # is whole seconds, and may lie before a dial of the same second.
+            self._restart_seen_ms = self._link_since_ms
         self._boot_stamp = stamp
         self._started_at_ms = _local_to_ms(stamp, offset.get("Value"))
-        return known_before
 
     def _restarted_since(self, moment_ms: int) -> bool:
-        return self._started_at_ms is None or self._started_at_ms > moment_ms
+        return self._started_at_ms is None or max(self._started_at_ms, self._restart_seen_ms) > moment_ms
 
     async def _session(self, channel: AgiChannel) -> None:
         """Match a FastAGI connection with its leg by id and nonce, then let the conversation run."""
@@ -499,9 +518,16 @@ class AsteriskPbx:
         await self._on_inbound(session)
 
 
-def _cause_of_note(note: str) -> Cause:
-    """The dialplan notes `failed:REASON`, with the reasons of `OriginateResponse`."""
-    return _REASONS.get(note.removeprefix("failed:"), Cause.UNKNOWN)
+def _trace_of(note: str) -> Trace:
+    """Read a note, `Q.850:SIP status line:channel state`, such as `17:SIP 486 Busy Here:Ringing`."""
+    q850, _, rest = note.partition(":")
+    line, _, state = rest.rpartition(":")
+    sip = _sip_code(line)
+    answered, rang = state == "Up", state == "Ringing"
+    # 1xx is no end: we gave up ringing, and the Q.850 cause says so.
+    final = sip if sip is not None and sip >= 300 else None
+    cause = classify(sip=final, q850=_number(q850), rang=rang, answered=answered)
+    return Trace(Fate.ANSWERED if answered else Fate.NOT_ANSWERED, cause, rang=rang or answered)
 
 
 def _cause_of(leg: AsteriskLeg) -> HangupCause:

@@ -9,22 +9,30 @@ from pathlib import Path
 import pytest
 
 from telephony.calls.engine import CallEngine, EngineConfig
+from telephony.egress.guard import Guard
+from telephony.egress.http import Egress, HttpCaller
+from telephony.egress.rules import Endpoint
 from telephony.errors import UnknownLocale
 from telephony.model.call import FINAL_CALL_STATUSES
 from telephony.model.client import Client
 from telephony.model.media import Media
-from telephony.model.prompt import Digits, Prompt
+from telephony.model.prompt import Digits, Phrase, Prompt
 from telephony.pbx.memory import MemoryPbx
 from telephony.services.calls import Calls
 from telephony.services.codes import CodeBox
 from telephony.services.contract import CallView, VerificationView
+from telephony.services.notices import Notices
+from telephony.services.payment import PaymentRules, Payments
+from telephony.services.payment_book import AppQuestion, PaymentBook, PaymentExpiry
+from telephony.services.payment_flow import Agent, PaymentFlow
 from telephony.services.verification import VerificationFlow, VerificationRules, Verifications
-from telephony.store import Store
+from telephony.store import OutboxRecord, Store
 from telephony.trunks.dialect import Trunk
 from telephony.trunks.routing import Router
 
 CLIENT = Client("shop", "Acme", "+861088880000", default_region="CN", regions=("CN",))
 NUMBER = "+8613800000001"
+ENDPOINT = Endpoint("https://shop.example.com/hook", (b"s" * 32,))
 
 
 @dataclass
@@ -46,6 +54,9 @@ class SilentVoice:
 
     def discard(self, media: Media) -> None:
         self.discarded.append(media.name)
+
+    def phrases(self, name: str) -> list[str]:
+        return [part.key for part in self.said[name].parts if isinstance(part, Phrase)]
 
     def codes(self, name: str) -> list[str]:
         return [part.digits for part in self.said[name].parts if isinstance(part, Digits)]
@@ -74,6 +85,20 @@ class House:
     calls: Calls
     codes: CodeBox
     clock: Clock
+    payments: Payments
+    book: PaymentBook
+    expiry: PaymentExpiry
+    payment_flow: PaymentFlow
+    woken: list[int]
+
+    async def told(self) -> tuple[OutboxRecord, ...]:
+        """Every event in the outbox, newest first."""
+        async with self.store.reading() as work:
+            return tuple((await work.outbox.list(CLIENT.name, limit=200)).items)
+
+    def heard(self) -> list[str]:
+        """The first phrase of each sound of the newest call."""
+        return [self.voice.phrases(name)[0] for name in self.pbx.sessions[-1].played]
 
     async def ended(self, call_id: str | None) -> CallView:
         assert call_id is not None
@@ -95,7 +120,19 @@ def rules() -> VerificationRules:
 
 
 @pytest.fixture
-async def house(tmp_path: Path, rules: VerificationRules) -> AsyncIterator[House]:
+def payment_rules() -> PaymentRules:
+    return PaymentRules()
+
+
+@pytest.fixture
+def agent() -> Agent | None:
+    return None
+
+
+@pytest.fixture
+async def house(
+    tmp_path: Path, rules: VerificationRules, payment_rules: PaymentRules, agent: Agent | None
+) -> AsyncIterator[House]:
     clock = Clock()
     store = await Store.open(f"sqlite:///{tmp_path}/t.db", owner="one", clock=clock)
     pbx = MemoryPbx()
@@ -103,20 +140,45 @@ async def house(tmp_path: Path, rules: VerificationRules) -> AsyncIterator[House
     voice = SilentVoice()
     codes = CodeBox(b"k" * 32)
     router = Router([Trunk("main", "carrier")])
+    woken: list[int] = []
+    book = PaymentBook(store, Notices({CLIENT.name: ENDPOINT}, lambda: woken.append(1)), clock=clock)
+    guard = Guard(["127.0.0.1"])
+    caller = HttpCaller(guard)
+    app = AppQuestion(Egress(caller), guard, {CLIENT.name: ENDPOINT})
+    payment_flow = PaymentFlow(book, voice, app=app, agent=agent)
     engine = CallEngine(
         store,
         pbx,
         router,
-        {"verification": VerificationFlow(store, voice, codes, clock=clock)},
+        {
+            VerificationFlow.name: VerificationFlow(store, voice, codes, clock=clock),
+            PaymentFlow.name: payment_flow,
+        },
         owner="one",
         discard=voice.discard,
         clock=clock,
-        config=EngineConfig(drain=0.2, hangup_patience=1.0),
+        config=EngineConfig(drain=0.2, hangup_patience=5.0),
     )
     verifications = Verifications(store, engine, router, voice, codes, rules, clock=clock)
+    payments = Payments(store, engine, router, voice, book, payment_rules, app=app, clock=clock)
     await pbx.start()
     await engine.start()
-    yield House(store, pbx, voice, engine, verifications, Calls(store, engine), codes, clock)
+    yield House(
+        store,
+        pbx,
+        voice,
+        engine,
+        verifications,
+        Calls(store, engine),
+        codes,
+        clock,
+        payments,
+        book,
+        PaymentExpiry(book, engine),
+        payment_flow,
+        woken,
+    )
     await engine.stop()
     await pbx.stop()
+    await caller.close()
     await store.close()

@@ -19,6 +19,9 @@ from prometheus_client import CollectorRegistry, Gauge
 from telephony.api import create_app
 from telephony.api.keys import KeyRing
 from telephony.calls.engine import CallEngine, EngineConfig
+from telephony.egress.deliverer import Deliverer
+from telephony.egress.guard import Guard
+from telephony.egress.http import Egress, HttpCaller
 from telephony.errors import ConfigError, StoreError
 from telephony.model.prompt import Phrase
 from telephony.net.ami import AmiConfig
@@ -27,7 +30,12 @@ from telephony.resources import data_dir
 from telephony.services.calls import Calls
 from telephony.services.codes import CodeBox, derive_key
 from telephony.services.housekeeping import Housekeeper
+from telephony.services.notices import Notices
+from telephony.services.payment import Payments
+from telephony.services.payment_book import AppQuestion, PaymentBook, PaymentExpiry
+from telephony.services.payment_flow import PaymentFlow
 from telephony.services.verification import CallBudget, VerificationFlow, VerificationRules, Verifications
+from telephony.services.webhooks import WebhookDeliveries
 from telephony.settings import Settings
 from telephony.speech.engine import EspeakNg
 from telephony.speech.packs import Packs
@@ -39,7 +47,12 @@ from telephony.trunks.routing import Router
 log = structlog.get_logger(__name__)
 
 AMI_EVENTS: Final = ("Hangup", "Newstate", "OriginateResponse")
-BRANDED: Final = ("verification.greeting", "verification.press_key")
+BRANDED: Final = (
+    "verification.greeting",
+    "verification.press_key",
+    "payment.greeting",
+    "payment.voicemail",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +65,9 @@ class Controller:
     studio: Studio
     engine: CallEngine
     verifications: Verifications
+    payments: Payments
     calls: Calls
+    deliveries: WebhookDeliveries
     http_port: int
 
     @property
@@ -97,29 +112,47 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
         pbx = AsteriskPbx(_asterisk(settings, derive_key(master_key, "session-nonce")))
         codes = CodeBox(master_key)
         router = Router(_trunks(settings))
+        endpoints = settings.webhook_endpoints()
+        guard = Guard(settings.webhooks.allow_private)
+        caller = HttpCaller(guard)
+        stack.push_async_callback(caller.close)
+        egress = Egress(caller)
+        deliverer = Deliverer(store, egress, endpoints, settings.delivery_rules())
+        book = PaymentBook(store, Notices(endpoints, deliverer.wake))
+        app = AppQuestion(egress, guard, endpoints)
         engine = CallEngine(
             store,
             pbx,
             router,
-            {VerificationFlow.name: VerificationFlow(store, studio, codes)},
+            {
+                VerificationFlow.name: VerificationFlow(store, studio, codes),
+                PaymentFlow.name: PaymentFlow(book, studio, app=app),
+            },
             owner=settings.server.node,
             discard=studio.discard,
             config=EngineConfig(drain=settings.server.drain_seconds),
         )
         verifications = Verifications(store, engine, router, studio, codes, _rules(settings))
+        housekeeper = Housekeeper(store, studio, PaymentExpiry(book, engine))
+        payments = Payments(store, engine, router, studio, book, app=app, deadline_set=housekeeper.look_by)
         calls = Calls(store, engine)
+        urls = {name: endpoint.url for name, endpoint in endpoints.items()}
+        deliveries = WebhookDeliveries(store, urls, deliverer.wake)
+        deliverer.start()
+        stack.push_async_callback(deliverer.stop)
         await pbx.start()
         stack.push_async_callback(pbx.stop)
         await engine.start()
         stack.push_async_callback(engine.stop)
-        housekeeper = Housekeeper(store, studio)
         housekeeper.start()
         stack.push_async_callback(housekeeper.stop)
         registry = CollectorRegistry()
         _watch(registry, pbx, engine)
         http = create_app(
             verifications=verifications,
+            payments=payments,
             calls=calls,
+            deliveries=deliveries,
             health=Readiness(store, pbx),
             keys=KeyRing(
                 (section.key_hash, client) for section, client in zip(settings.clients, clients, strict=True)
@@ -127,7 +160,9 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
             registry=registry,
         )
         port = await _serve_http(stack, http, settings)
-        yield Controller(settings, store, pbx, studio, engine, verifications, calls, port)
+        yield Controller(
+            settings, store, pbx, studio, engine, verifications, payments, calls, deliveries, port
+        )
 
 
 async def serve(settings: Settings) -> None:

@@ -23,7 +23,13 @@ from pydantic import BaseModel
 
 from telephony.api import documents
 from telephony.api.keys import KeyRing
-from telephony.api.ports import CallService, Health, VerificationService
+from telephony.api.ports import (
+    CallService,
+    DeliveryService,
+    Health,
+    PaymentService,
+    VerificationService,
+)
 from telephony.api.problems import INTERNAL_DETAIL, problem, problem_of
 from telephony.api.reading import MAX_BODY, Refusal, read_model
 from telephony.api.schemas import (
@@ -31,9 +37,12 @@ from telephony.api.schemas import (
     Call,
     CheckReply,
     CheckRequest,
+    Delivery,
     DryRun,
     Empty,
     ListOf,
+    Payment,
+    PaymentRequest,
     Readiness,
     Verification,
     VerificationRequest,
@@ -47,8 +56,9 @@ from telephony.errors import (
     StoreError,
     TelephonyError,
 )
-from telephony.model.call import CallStatus, VerificationStatus
+from telephony.model.call import CallStatus, PaymentStatus, VerificationStatus
 from telephony.model.client import Client
+from telephony.model.delivery import DeliveryStatus
 from telephony.model.ids import new_id
 from telephony.services.contract import Once, StoredReply
 
@@ -72,7 +82,7 @@ EVERY_REPLY: Final = {
 }
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Status = TypeVar("Status", CallStatus, VerificationStatus)
+Status = TypeVar("Status", CallStatus, DeliveryStatus, PaymentStatus, VerificationStatus)
 
 CLIENT: Final = web.RequestKey("client", Client)
 REQUEST_NAME: Final = web.RequestKey("request_id", str)
@@ -100,12 +110,16 @@ class HttpFace:
     def __init__(
         self,
         verifications: VerificationService,
+        payments: PaymentService,
         calls: CallService,
+        deliveries: DeliveryService,
         health: Health,
         keys: KeyRing,
         registry: CollectorRegistry,
     ) -> None:
         self._verifications = verifications
+        self._payments = payments
+        self._deliveries = deliveries
         self._calls = calls
         self._health = health
         self._keys = keys
@@ -117,7 +131,9 @@ class HttpFace:
     def routes(self) -> list[web.RouteDef]:
         """Every route. An id holds nothing that a store or a log could stumble over."""
         verification = "/v1/verifications/{id:[A-Za-z0-9_-]{1,64}}"
+        payment = "/v1/payment-confirmations/{id:[A-Za-z0-9_-]{1,64}}"
         call = "/v1/calls/{id:[A-Za-z0-9_-]{1,64}}"
+        delivery = "/v1/webhook-deliveries/{id:[A-Za-z0-9_-]{1,64}}"
 
         def post(path: str, handler: Handler) -> web.RouteDef:
             return web.post(path, handler, expect_handler=self._expected)
@@ -129,9 +145,15 @@ class HttpFace:
             post(f"{verification}/resend", self.resend_verification),
             post(f"{verification}/check", self.check_verification),
             post(f"{verification}/cancel", self.cancel_verification),
+            post("/v1/payment-confirmations", self.create_payment),
+            web.get("/v1/payment-confirmations", self.list_payments),
+            web.get(payment, self.get_payment),
+            post(f"{payment}/cancel", self.cancel_payment),
             web.get("/v1/calls", self.list_calls),
             web.get(call, self.get_call),
             post(f"{call}/cancel", self.cancel_call),
+            web.get("/v1/webhook-deliveries", self.list_deliveries),
+            post(f"{delivery}/resend", self.resend_delivery),
             web.get("/healthz", self.healthz),
             web.get("/readyz", self.readyz),
             web.get("/metrics", self.metrics),
@@ -147,16 +169,16 @@ class HttpFace:
         client = request[CLIENT]
         if _flag(request, "dry_run"):
             return _json(DryRun.of(await self._verifications.dry_run(client, body.as_new())))
-        with self._once(request, raw, 201) as once:
+        with self._once(request, raw, 201, Verification.of) as once:
             made = await self._verifications.create(client, body.as_new(), once)
-        return _made(made, 201)
+        return _made(made, 201, Verification.of)
 
     async def resend_verification(self, request: web.Request) -> web.Response:
         """`POST /v1/verifications/{id}/resend`."""
         _body, raw = await read_model(request, Empty, optional=True)
-        with self._once(request, raw, 200) as once:
+        with self._once(request, raw, 200, Verification.of) as once:
             made = await self._verifications.resend(request[CLIENT], request.match_info["id"], once)
-        return _made(made, 200)
+        return _made(made, 200, Verification.of)
 
     async def check_verification(self, request: web.Request) -> web.Response:
         """`POST /v1/verifications/{id}/check`."""
@@ -191,6 +213,43 @@ class HttpFace:
         items = [Verification.of(view) for view in page.items]
         return _json(ListOf[Verification](items=items, next_cursor=page.next_cursor))
 
+    # ---- payment confirmations
+
+    async def create_payment(self, request: web.Request) -> web.Response:
+        """`POST /v1/payment-confirmations`."""
+        body, raw = await read_model(request, PaymentRequest)
+        client = request[CLIENT]
+        if _flag(request, "dry_run"):
+            return _json(DryRun.of(await self._payments.dry_run(client, body.as_new())))
+        with self._once(request, raw, 201, Payment.of) as once:
+            made = await self._payments.create(client, body.as_new(), once)
+        return _made(made, 201, Payment.of)
+
+    async def get_payment(self, request: web.Request) -> web.Response:
+        """`GET /v1/payment-confirmations/{id}`; `?wait=` waits for a change, `?while=` says of what."""
+        client, wanted = request[CLIENT], request.match_info["id"]
+        wait, seen = _wait(request), _status(request, PaymentStatus, "while")
+        if wait:
+            with self._waiter():
+                await self._payments.wait_changed(client, wanted, wait, seen)
+        return _json(Payment.of(await self._payments.get(client, wanted)))
+
+    async def list_payments(self, request: web.Request) -> web.Response:
+        """`GET /v1/payment-confirmations`."""
+        page = await self._payments.list(
+            request[CLIENT],
+            status=_status(request, PaymentStatus),
+            cursor=_cursor(request),
+            limit=_limit(request),
+        )
+        items = [Payment.of(view) for view in page.items]
+        return _json(ListOf[Payment](items=items, next_cursor=page.next_cursor))
+
+    async def cancel_payment(self, request: web.Request) -> web.Response:
+        """`POST /v1/payment-confirmations/{id}/cancel`."""
+        await read_model(request, Empty, optional=True)
+        return _json(Payment.of(await self._payments.cancel(request[CLIENT], request.match_info["id"])))
+
     # ---- calls
 
     async def get_call(self, request: web.Request) -> web.Response:
@@ -217,6 +276,24 @@ class HttpFace:
         """`POST /v1/calls/{id}/cancel`."""
         await read_model(request, Empty, optional=True)
         return _json(Call.of(await self._calls.cancel(request[CLIENT], request.match_info["id"])))
+
+    # ---- webhooks on their way
+
+    async def list_deliveries(self, request: web.Request) -> web.Response:
+        """`GET /v1/webhook-deliveries`."""
+        page = await self._deliveries.list(
+            request[CLIENT],
+            status=_status(request, DeliveryStatus),
+            cursor=_cursor(request),
+            limit=_limit(request),
+        )
+        items = [Delivery.of(view) for view in page.items]
+        return _json(ListOf[Delivery](items=items, next_cursor=page.next_cursor))
+
+    async def resend_delivery(self, request: web.Request) -> web.Response:
+        """`POST /v1/webhook-deliveries/{id}/resend`."""
+        await read_model(request, Empty, optional=True)
+        return _json(Delivery.of(await self._deliveries.resend(request[CLIENT], request.match_info["id"])))
 
     # ---- the house itself
 
@@ -255,7 +332,9 @@ class HttpFace:
     # ---- around every request
 
     @contextmanager
-    def _once(self, request: web.Request, raw: bytes, status: int) -> Iterator[Once[Any] | None]:
+    def _once(
+        self, request: web.Request, raw: bytes, status: int, show: Callable[[Any], BaseModel]
+    ) -> Iterator[Once[Any] | None]:
         """Hold the request's Idempotency-Key while it is carried out; a second holder is refused."""
         key = _idempotency_key(request)
         if key is None:
@@ -269,9 +348,7 @@ class HttpFace:
         self._in_flight.add(held)
         fingerprint = hashlib.sha256(f"{request.method} {request.path}\n".encode() + raw).hexdigest()
         try:
-            yield Once(
-                key, fingerprint, lambda view: StoredReply(status, Verification.of(view).model_dump_json())
-            )
+            yield Once(key, fingerprint, lambda view: StoredReply(status, show(view).model_dump_json()))
         finally:
             self._in_flight.discard(held)
 
@@ -391,13 +468,15 @@ class HttpFace:
 def create_app(
     *,
     verifications: VerificationService,
+    payments: PaymentService,
     calls: CallService,
+    deliveries: DeliveryService,
     health: Health,
     keys: KeyRing,
     registry: CollectorRegistry | None = None,
 ) -> web.Application:
     """Put the HTTP face together."""
-    face = HttpFace(verifications, calls, health, keys, registry or CollectorRegistry())
+    face = HttpFace(verifications, payments, calls, deliveries, health, keys, registry or CollectorRegistry())
     app = web.Application(middlewares=[face.around], client_max_size=MAX_BODY)
     app.add_routes(face.routes())
     return app
@@ -425,7 +504,7 @@ def _json(model: BaseModel, status: int = 200) -> web.Response:
     return web.Response(text=model.model_dump_json(), status=status, content_type="application/json")
 
 
-def _made(made: Any, status: int) -> web.Response:
+def _made(made: Any, status: int, show: Callable[[Any], BaseModel]) -> web.Response:
     """Answer a POST that makes something, or give the stored reply again."""
     if isinstance(made, StoredReply):
         return web.Response(
@@ -434,7 +513,7 @@ def _made(made: Any, status: int) -> web.Response:
             content_type="application/json",
             headers={"Idempotency-Replayed": "true"},
         )
-    return _json(Verification.of(made), status)
+    return _json(show(made), status)
 
 
 def _idempotency_key(request: web.Request) -> str | None:

@@ -23,15 +23,19 @@ from telephony.api.schemas import (
     Call,
     CheckReply,
     CheckRequest,
+    Delivery,
     DryRun,
     Empty,
     ListOf,
+    Payment,
+    PaymentRequest,
     Problem,
     Readiness,
     Verification,
     VerificationRequest,
 )
-from telephony.model.call import CallStatus, VerificationStatus
+from telephony.model.call import CallStatus, PaymentStatus, VerificationStatus
+from telephony.model.delivery import DeliveryStatus
 
 REFERENCE: Final = "#/components/schemas/{model}"
 
@@ -108,6 +112,40 @@ OPERATIONS: Final = (
         problems=("not-found", "conflict"),
     ),
     Operation(
+        "post",
+        "/v1/payment-confirmations",
+        "Ring a number and have a payment confirmed",
+        Payment,
+        201,
+        PaymentRequest,
+        ("dry_run",),
+        ("invalid-number", "unknown-locale", "invalid-input", "destination-not-allowed", *_ONCE),
+        idempotent=True,
+    ),
+    Operation(
+        "get",
+        "/v1/payment-confirmations",
+        "List payment confirmations, newest first",
+        ListOf[Payment],
+        query=("payment_status", "cursor", "limit"),
+    ),
+    Operation(
+        "get",
+        "/v1/payment-confirmations/{id}",
+        "Read a payment confirmation",
+        Payment,
+        query=("wait", "payment_while"),
+        problems=("not-found",),
+    ),
+    Operation(
+        "post",
+        "/v1/payment-confirmations/{id}/cancel",
+        "Cancel a payment confirmation and its call",
+        Payment,
+        body=Empty,
+        problems=("not-found", "conflict"),
+    ),
+    Operation(
         "get",
         "/v1/calls",
         "List calls, newest first",
@@ -127,6 +165,21 @@ OPERATIONS: Final = (
         "/v1/calls/{id}/cancel",
         "Cancel a call that is not over",
         Call,
+        body=Empty,
+        problems=("not-found", "conflict"),
+    ),
+    Operation(
+        "get",
+        "/v1/webhook-deliveries",
+        "List webhooks, newest first",
+        ListOf[Delivery],
+        query=("delivery_status", "cursor", "limit"),
+    ),
+    Operation(
+        "post",
+        "/v1/webhook-deliveries/{id}/resend",
+        "Send a dead webhook again",
+        Delivery,
         body=Empty,
         problems=("not-found", "conflict"),
     ),
@@ -175,6 +228,22 @@ _QUERY: Final[dict[str, dict[str, Any]]] = {
         "description": "Only those in this state",
         "schema": {"type": "string", "enum": [status.value for status in VerificationStatus]},
     },
+    "payment_while": {
+        "name": "while",
+        "description": "The payment's status as last seen: waits until it is another; without it a change of "
+        "the payment or of its call, while waiting, is told",
+        "schema": {"type": "string", "enum": [status.value for status in PaymentStatus]},
+    },
+    "payment_status": {
+        "name": "status",
+        "description": "Only those in this state",
+        "schema": {"type": "string", "enum": [status.value for status in PaymentStatus]},
+    },
+    "delivery_status": {
+        "name": "status",
+        "description": "Only those in this state",
+        "schema": {"type": "string", "enum": [status.value for status in DeliveryStatus]},
+    },
     "call_status": {
         "name": "status",
         "description": "Only those in this state",
@@ -219,7 +288,7 @@ def openapi() -> dict[str, Any]:
         "info": {
             "title": "telephony",
             "version": __version__,
-            "summary": "Verification calls over Asterisk",
+            "summary": "Verification calls and payment confirmations over Asterisk",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
@@ -237,7 +306,7 @@ def _operation(operation: Operation, by_model: dict[Any, Any]) -> dict[str, Any]
         replies[str(operation.status)]["content"] = _content(by_model[operation.reply])
     if "dry_run" in operation.query:
         replies["200"] = {"description": "The dry run's verdict", "content": _content(by_model[DryRun])}
-    if operation.reply is Verification and operation.idempotent:
+    if operation.idempotent:
         replies[str(operation.status)]["headers"] = {"Idempotency-Replayed": _HEADERS["Idempotency-Replayed"]}
     if operation.reply is Readiness:
         replies["503"] = {"description": "Not ready", "content": _content(by_model[Readiness])}

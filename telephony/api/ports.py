@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from telephony.model.call import CallStatus, VerificationStatus
+from telephony.model.call import CallStatus, PaymentStatus, VerificationStatus
 from telephony.model.client import Client
+from telephony.model.delivery import DeliveryStatus
 from telephony.services.contract import (
     CallView,
     CheckOutcome,
+    DeliveryView,
+    NewPayment,
     NewVerification,
     Once,
     Page,
+    PaymentView,
     StoredReply,
     Verdict,
     VerificationView,
@@ -60,6 +64,54 @@ class VerificationService(Protocol):
         self, client: Client, verification_id: str, timeout: float, seen: CallStatus | None
     ) -> None:
         """Wait until its call changes; at once where the call is not (any more) as `seen`."""
+        ...
+
+
+class PaymentService(Protocol):
+    """Payment confirmations; every method raises the errors of `telephony.errors`."""
+
+    async def create(
+        self, client: Client, new: NewPayment, once: Once[PaymentView] | None
+    ) -> PaymentView | StoredReply:
+        """Make one and ring; a `StoredReply` where the same key made one before."""
+        ...
+
+    async def cancel(self, client: Client, payment_id: str) -> PaymentView:
+        """Cancel it and its call."""
+        ...
+
+    async def get(self, client: Client, payment_id: str) -> PaymentView:
+        """Read one."""
+        ...
+
+    async def list(
+        self, client: Client, *, status: PaymentStatus | None, cursor: str | None, limit: int
+    ) -> Page[PaymentView]:
+        """Read a page, newest first."""
+        ...
+
+    async def dry_run(self, client: Client, new: NewPayment) -> Verdict:
+        """Check everything, dial nothing, keep nothing."""
+        ...
+
+    async def wait_changed(
+        self, client: Client, payment_id: str, timeout: float, seen: PaymentStatus | None
+    ) -> None:
+        """Wait until it changes; at once where it is not (any more) as `seen`."""
+        ...
+
+
+class DeliveryService(Protocol):
+    """Webhooks on their way."""
+
+    async def list(
+        self, client: Client, *, status: DeliveryStatus | None, cursor: str | None, limit: int
+    ) -> Page[DeliveryView]:
+        """Read a page, newest first."""
+        ...
+
+    async def resend(self, client: Client, webhook_id: str) -> DeliveryView:
+        """Send a dead one again."""
         ...
 
 

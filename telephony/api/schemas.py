@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from telephony.model.call import CallStatus, VerificationStatus
+from telephony.model.call import CallStatus, PaymentStatus, VerificationStatus
+from telephony.model.delivery import DeliveryStatus
 from telephony.services.contract import (
     AttemptView,
     CallView,
     CheckOutcome,
+    DeliveryView,
+    NewPayment,
     NewVerification,
+    PaymentView,
     Verdict,
     VerificationView,
 )
@@ -82,6 +86,82 @@ class VerificationRequest(Body):
         return NewVerification(**self.model_dump())
 
 
+class PaymentRequest(Body):
+    """Ring a number and have a payment confirmed by a key."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "to": "+8613800000000",
+                    "order_id": "A-1024",
+                    "amount": "128.50",
+                    "currency": "CNY",
+                    "payee": "Acme Taxi",
+                }
+            ]
+        }
+    )
+
+    to: str = Field(
+        min_length=1,
+        max_length=64,
+        description="E.164, or a national number of your default region",
+        examples=["+8613800000000"],
+    )
+    order_id: str = Field(
+        min_length=1,
+        max_length=64,
+        description="Your order; its last letters and digits, eight at most, are spelled",
+        examples=["A-1024"],
+    )
+    amount: str = Field(
+        min_length=1,
+        max_length=32,
+        description="A decimal in quotes, with at most the decimals that the currency has",
+        examples=["128.50"],
+    )
+    currency: str = Field(min_length=1, max_length=16, description="ISO 4217", examples=["CNY"])
+    payee: str = Field(min_length=1, max_length=64, description="Who is paid, as it is said")
+    locale: str | None = Field(
+        None, min_length=1, max_length=35, description="Language of the call; yours by default"
+    )
+    deadline: str | None = Field(
+        None,
+        min_length=1,
+        max_length=40,
+        description="RFC 3339 with an offset; until then an answer counts",
+        json_schema_extra={"format": "date-time"},
+    )
+    ttl: int | None = Field(
+        None, ge=30, le=86_400, description="Seconds until the deadline, in its place; 600 by default"
+    )
+    retry: dict[str, Any] | None = Field(
+        None,
+        description="`attempts` (1 to 10), `pause` and `longest_pause` (seconds), `on` (causes); 3 attempts "
+        "by default",
+        examples=[{"attempts": 2, "pause": 60}],
+    )
+    decide_url: str | None = Field(
+        None,
+        min_length=1,
+        max_length=2048,
+        repr=False,
+        description="Where your app is asked, signed, before `confirmed` is said; it has 3 s",
+    )
+    metadata: dict[str, Any] | None = Field(
+        None, description="Your own JSON object, handed back; 4 KiB at most"
+    )
+    out_id: OutId | None = Field(None, description="Your own id, handed back")
+    machine_detection: Literal["off", "hang_up", "leave_message"] = Field(
+        "off", description="What an answering machine gets, where the controller can tell one"
+    )
+
+    def as_new(self) -> NewPayment:
+        """The same for the service."""
+        return NewPayment(**self.model_dump())
+
+
 class CheckRequest(Body):
     """A code that somebody typed."""
 
@@ -132,6 +212,88 @@ class Verification(Reply):
             updated_at=moment(view.updated_at),
             failure_reason=view.failure_reason,
             out_id=view.out_id,
+        )
+
+
+class Payment(Reply):
+    """A payment confirmation."""
+
+    id: str = Field(examples=["pay_01hv0000000000000000000000"])
+    to: str
+    locale: str
+    status: PaymentStatus
+    order_id: str
+    amount: str
+    currency: str
+    payee: str
+    call_id: str | None
+    call_status: CallStatus | None
+    expires_at: Moment
+    created_at: Moment
+    updated_at: Moment
+    ended_at: Moment | None
+    decided_by: str | None = Field(
+        description="`person`, `app`, `app_refused`, `app_silent`, `agent`, `client`, `deadline` or `call`"
+    )
+    failure_reason: str | None
+    metadata: Mapping[str, Any]
+    out_id: str | None
+
+    @classmethod
+    def of(cls, view: PaymentView) -> Payment:
+        """Show a view."""
+        return cls(
+            id=view.id,
+            to=view.to,
+            locale=view.locale,
+            status=view.status,
+            order_id=view.order_id,
+            amount=view.amount,
+            currency=view.currency,
+            payee=view.payee,
+            call_id=view.call_id,
+            call_status=view.call_status,
+            expires_at=moment(view.expires_at),
+            created_at=moment(view.created_at),
+            updated_at=moment(view.updated_at),
+            ended_at=moment_or_none(view.ended_at),
+            decided_by=view.decided_by,
+            failure_reason=view.failure_reason,
+            metadata=view.metadata,
+            out_id=view.out_id,
+        )
+
+
+class Delivery(Reply):
+    """A webhook on its way."""
+
+    id: str = Field(description="Its `webhook-id`", examples=["msg_01hv0000000000000000000000"])
+    resource: str
+    sequence: int = Field(description="Counts from 1 inside its resource")
+    type: str
+    status: DeliveryStatus
+    created_at: Moment
+    due_at: Moment | None = Field(description="The next try")
+    tries: int
+    delivered_at: Moment | None
+    dead_at: Moment | None
+    last_error: str | None
+
+    @classmethod
+    def of(cls, view: DeliveryView) -> Delivery:
+        """Show a view."""
+        return cls(
+            id=view.id,
+            resource=view.resource,
+            sequence=view.sequence,
+            type=view.type,
+            status=view.status,
+            created_at=moment(view.created_at),
+            due_at=moment_or_none(view.due_at),
+            tries=view.tries,
+            delivered_at=moment_or_none(view.delivered_at),
+            dead_at=moment_or_none(view.dead_at),
+            last_error=view.last_error,
         )
 
 

@@ -15,15 +15,19 @@ from prometheus_client import CollectorRegistry
 from telephony.api import create_app
 from telephony.api.keys import KeyRing, hash_key
 from telephony.errors import IdempotencyMismatch, NotFound
-from telephony.model.call import CallStatus, VerificationStatus
+from telephony.model.call import CallStatus, PaymentStatus, VerificationStatus
 from telephony.model.client import Client
+from telephony.model.delivery import DeliveryStatus
 from telephony.services.contract import (
     AttemptView,
     CallView,
     CheckOutcome,
+    DeliveryView,
+    NewPayment,
     NewVerification,
     Once,
     Page,
+    PaymentView,
     StoredReply,
     Verdict,
     VerificationView,
@@ -57,6 +61,39 @@ VERIFICATION = VerificationView(
     updated_at=AT,
     failure_reason=None,
     out_id=None,
+)
+PAYMENT = PaymentView(
+    id="pay_1",
+    to="+8613800000000",
+    locale="zh-CN",
+    status=PaymentStatus.PENDING,
+    order_id="A-1024",
+    amount="128.50",
+    currency="CNY",
+    payee="Acme Taxi",
+    call_id="call_2",
+    call_status=CallStatus.DIALING,
+    expires_at=AT + 600_000,
+    created_at=AT,
+    updated_at=AT,
+    ended_at=None,
+    decided_by=None,
+    failure_reason=None,
+    metadata={"shop": 7},
+    out_id=None,
+)
+DELIVERY = DeliveryView(
+    id="msg_1",
+    resource="pay_1",
+    sequence=1,
+    type="payment_confirmation.confirmed",
+    status=DeliveryStatus.DEAD,
+    created_at=AT,
+    due_at=None,
+    tries=10,
+    delivered_at=None,
+    dead_at=AT + 5,
+    last_error="answered 500",
 )
 ATTEMPT = AttemptView(
     id="att_1",
@@ -205,6 +242,79 @@ class FakeCalls:
 
 
 @dataclass
+class FakePayments:
+    """Knows one payment of the shop's; raises `error` where one is set."""
+
+    error: BaseException | None = None
+    view: PaymentView = PAYMENT
+    asked: list[tuple[str, Any]] = field(default_factory=list)
+    stored: dict[tuple[str, str], StoredReply] = field(default_factory=dict)
+
+    def _enter(self, name: str, asked: Any) -> None:
+        self.asked.append((name, asked))
+        if self.error is not None:
+            raise self.error
+
+    def _mine(self, client: Client, payment_id: str) -> PaymentView:
+        if client != SHOP or payment_id != self.view.id:
+            raise NotFound("id", "names no payment confirmation of yours", "Check it")
+        return self.view
+
+    async def create(
+        self, client: Client, new: NewPayment, once: Once[PaymentView] | None
+    ) -> PaymentView | StoredReply:
+        self._enter("create", new)
+        if once is not None:
+            if (client.name, once.key) in self.stored:
+                return self.stored[client.name, once.key]
+            self.stored[client.name, once.key] = once.render(self.view)
+        return self.view
+
+    async def cancel(self, client: Client, payment_id: str) -> PaymentView:
+        self._enter("cancel", payment_id)
+        return replace(self._mine(client, payment_id), status=PaymentStatus.CANCELED, ended_at=AT)
+
+    async def get(self, client: Client, payment_id: str) -> PaymentView:
+        self._enter("get", payment_id)
+        return self._mine(client, payment_id)
+
+    async def list(
+        self, client: Client, *, status: PaymentStatus | None, cursor: str | None, limit: int
+    ) -> Page[PaymentView]:
+        self._enter("list", (status, cursor, limit))
+        return Page((self.view,), "next-page")
+
+    async def dry_run(self, client: Client, new: NewPayment) -> Verdict:
+        self._enter("dry_run", new)
+        return Verdict(new.to, "en", "main", "serves every number")
+
+    async def wait_changed(
+        self, client: Client, payment_id: str, timeout: float, seen: PaymentStatus | None
+    ) -> None:
+        self._enter("wait_changed", (timeout, seen))
+        self._mine(client, payment_id)
+
+
+@dataclass
+class FakeDeliveries:
+    """Knows one dead webhook of the shop's."""
+
+    asked: list[tuple[str, Any]] = field(default_factory=list)
+
+    async def list(
+        self, client: Client, *, status: DeliveryStatus | None, cursor: str | None, limit: int
+    ) -> Page[DeliveryView]:
+        self.asked.append(("list", (status, cursor, limit)))
+        return Page((DELIVERY,), None)
+
+    async def resend(self, client: Client, webhook_id: str) -> DeliveryView:
+        self.asked.append(("resend", webhook_id))
+        if client != SHOP or webhook_id != DELIVERY.id:
+            raise NotFound("id", "names no webhook of yours", "Check it")
+        return replace(DELIVERY, status=DeliveryStatus.PENDING, due_at=AT, dead_at=None)
+
+
+@dataclass
 class FakeHealth:
     parts: Mapping[str, str] = field(default_factory=lambda: {"pbx": "ok", "store": "ok", "speech": "ok"})
 
@@ -215,6 +325,16 @@ class FakeHealth:
 @pytest.fixture
 def verifications() -> FakeVerifications:
     return FakeVerifications()
+
+
+@pytest.fixture
+def payments() -> FakePayments:
+    return FakePayments()
+
+
+@pytest.fixture
+def deliveries() -> FakeDeliveries:
+    return FakeDeliveries()
 
 
 @pytest.fixture
@@ -234,12 +354,19 @@ def registry() -> CollectorRegistry:
 
 @pytest.fixture
 async def http(
-    verifications: FakeVerifications, calls: FakeCalls, health: FakeHealth, registry: CollectorRegistry
+    verifications: FakeVerifications,
+    payments: FakePayments,
+    calls: FakeCalls,
+    deliveries: FakeDeliveries,
+    health: FakeHealth,
+    registry: CollectorRegistry,
 ) -> AsyncIterator[HttpClient]:
     """A client without a key of its own: `HEADERS` is the shop's."""
     app = create_app(
         verifications=verifications,
+        payments=payments,
         calls=calls,
+        deliveries=deliveries,
         health=health,
         keys=KeyRing(((hash_key(KEY), SHOP), (hash_key(OTHER_KEY), BANK))),
         registry=registry,

@@ -15,11 +15,24 @@ from hypothesis import strategies as st
 from telephony.api import create_app
 from telephony.api.documents import openapi
 from telephony.api.keys import KeyRing, hash_key
-from tests.unit.api.conftest import HEADERS, KEY, SHOP, FakeCalls, FakeHealth, FakeVerifications
+from tests.unit.api.conftest import (
+    HEADERS,
+    KEY,
+    SHOP,
+    FakeCalls,
+    FakeDeliveries,
+    FakeHealth,
+    FakePayments,
+    FakeVerifications,
+)
 
 Sent = tuple[asyncio.Runner, TestClient[Any, Any]]
 
-FIELDS = list(openapi()["components"]["schemas"]["VerificationRequest"]["properties"])
+SCHEMAS = openapi()["components"]["schemas"]
+FIELDS = [
+    *SCHEMAS["VerificationRequest"]["properties"],
+    *SCHEMAS["PaymentRequest"]["properties"],
+]
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -31,6 +44,9 @@ POSTS = [
     "/v1/verifications/{id}/check",
     "/v1/verifications/{id}/resend",
     "/v1/verifications/{id}/cancel",
+    "/v1/payment-confirmations",
+    "/v1/payment-confirmations/{id}/cancel",
+    "/v1/webhook-deliveries/{id}/resend",
     "/v1/calls/{id}/cancel",
 ]
 
@@ -43,7 +59,9 @@ def face() -> Iterator[Sent]:
         async def start() -> TestClient[Any, Any]:
             app = create_app(
                 verifications=FakeVerifications(),
+                payments=FakePayments(),
                 calls=FakeCalls(),
+                deliveries=FakeDeliveries(),
                 health=FakeHealth(),
                 keys=KeyRing(((hash_key(KEY), SHOP),)),
             )

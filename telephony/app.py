@@ -31,9 +31,9 @@ from telephony.services.calls import Calls
 from telephony.services.codes import CodeBox, derive_key
 from telephony.services.housekeeping import Housekeeper
 from telephony.services.notices import Notices
-from telephony.services.payment import Payments
+from telephony.services.payment import PaymentRules, Payments
 from telephony.services.payment_book import AppQuestion, PaymentBook, PaymentExpiry
-from telephony.services.payment_flow import PaymentFlow
+from telephony.services.payment_flow import Agent, PaymentFlow
 from telephony.services.verification import CallBudget, VerificationFlow, VerificationRules, Verifications
 from telephony.services.webhooks import WebhookDeliveries
 from telephony.settings import Settings
@@ -126,7 +126,7 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
             router,
             {
                 VerificationFlow.name: VerificationFlow(store, studio, codes),
-                PaymentFlow.name: PaymentFlow(book, studio, app=app),
+                PaymentFlow.name: PaymentFlow(book, studio, app=app, agent=_agent(settings)),
             },
             owner=settings.server.node,
             discard=studio.discard,
@@ -134,7 +134,16 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
         )
         verifications = Verifications(store, engine, router, studio, codes, _rules(settings))
         housekeeper = Housekeeper(store, studio, PaymentExpiry(book, engine))
-        payments = Payments(store, engine, router, studio, book, app=app, deadline_set=housekeeper.look_by)
+        payments = Payments(
+            store,
+            engine,
+            router,
+            studio,
+            book,
+            PaymentRules(ttl=settings.payments.ttl),
+            app=app,
+            deadline_set=housekeeper.look_by,
+        )
         calls = Calls(store, engine)
         urls = {name: endpoint.url for name, endpoint in endpoints.items()}
         deliveries = WebhookDeliveries(store, urls, deliverer.wake)
@@ -242,6 +251,13 @@ def _rules(settings: Settings) -> VerificationRules:
         failures_window=rules.failures_window,
         calls_per_number=tuple(CallBudget(one.count, one.seconds) for one in rules.calls_per_number),
     )
+
+
+def _agent(settings: Settings) -> Agent | None:
+    payments = settings.payments
+    if not payments.transfer_extension:
+        return None
+    return Agent(payments.transfer_extension, payments.transfer_context)
 
 
 def _watch(registry: CollectorRegistry, pbx: AsteriskPbx, engine: CallEngine) -> None:

@@ -115,6 +115,12 @@ def _no_dial_prefix(text: str) -> str | None:
     return None if re.fullmatch(r"[0-9*#+]{0,20}", text) else "cannot be dialled; write digits, *, # or +"
 
 
+def _no_dialplan_name(text: str) -> str | None:
+    if re.fullmatch(r"[A-Za-z0-9_+*#.-]{0,64}", text):
+        return None
+    return "is not a name of the dialplan; write letters, digits and _ + * # . -"
+
+
 def _no_store(text: str) -> str | None:
     if _STORES.fullmatch(text):
         return None
@@ -249,6 +255,18 @@ class VerificationSection(Section):
     )
 
 
+class PaymentSection(Section):
+    """`[payments]`: defaults; times in seconds.
+
+    Whoever presses 0 goes on in the dialplan at `transfer_extension` in `transfer_context`; without both
+    nobody is offered an agent.
+    """
+
+    ttl: int = Field(default=600, ge=30, le=86_400)
+    transfer_extension: Annotated[str, _checked(_no_dialplan_name)] = ""
+    transfer_context: Annotated[str, _checked(_no_dialplan_name)] = ""
+
+
 class Numbers(Section):
     """`[numbers]`: who may be called. One of the two lists must say so."""
 
@@ -318,6 +336,7 @@ class Settings(Section):
     trunks: tuple[TrunkSection, ...] = Field(min_length=1)
     speech: SpeechSection = SpeechSection()
     verification: VerificationSection = VerificationSection()
+    payments: PaymentSection = PaymentSection()
     numbers: Numbers
     clients: tuple[ClientSection, ...] = Field(min_length=1)
     webhooks: Webhooks = Webhooks()
@@ -463,6 +482,10 @@ def _faults_between(settings: Settings) -> Iterator[ConfigError]:
             mend = f"Write one of {', '.join(client.locales)}"
             yield ConfigError(f"clients[{place}].default_locale", "is not among the client's locales", mend)
         yield from _webhook_faults(f"clients[{place}]", client)
+    payments = settings.payments
+    if bool(payments.transfer_extension) != bool(payments.transfer_context):
+        missing = "transfer_context" if payments.transfer_extension else "transfer_extension"
+        yield ConfigError(f"payments.{missing}", "is missing beside the other", "Write both, or neither")
     ami = settings.pbx.ami
     if ami.secret is not None and ami.secret_file is not None:
         yield ConfigError("pbx.ami.secret", "stands beside secret_file", "Keep one of the two")

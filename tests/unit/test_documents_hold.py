@@ -53,7 +53,7 @@ def test_the_example_has_every_key() -> None:
     assert keys_of(Settings) <= {word for words in told for word in words}
 
 
-@pytest.mark.parametrize("section", ["server", "store", "verification", "fastagi", "log"])
+@pytest.mark.parametrize("section", ["server", "store", "verification", "payments", "fastagi", "log"])
 def test_the_defaults_of_the_example_are_the_defaults(section: str) -> None:
     said = getattr(check_settings(tomllib.loads(example())), section).model_dump(exclude={"node"})
     assert said == getattr(least(), section).model_dump(exclude={"node"})

@@ -407,3 +407,14 @@ def test_controllers_on_postgresql_share_a_key() -> None:
     assert list(faults(values)) == ["secrets.master_key_file"]
     values["secrets"] = {"master_key": base64.b64encode(bytes(32)).decode()}
     assert check_settings(values).master_key() == bytes(32)
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [("transfer_extension", "transfer_context"), ("transfer_context", "transfer_extension")],
+)
+def test_an_agent_needs_an_extension_and_a_context(given: str, missing: str) -> None:
+    assert f"payments.{missing}" in faults({**smallest(), "payments": {given: "600"}})
+    whole = check_settings({**smallest(), "payments": {given: "600", missing: "agents"}})
+    assert {whole.payments.transfer_extension, whole.payments.transfer_context} == {"600", "agents"}
+    assert f"payments.{given}" in faults({**smallest(), "payments": {given: "600,1", missing: "agents"}})

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import stat
 import sys
 import time
@@ -758,10 +759,17 @@ def _words_of_problem(status: int, reply: dict[str, Any], retry_after: str | Non
 def _run(work: Coroutine[Any, Any, T]) -> T:
     """Run to the end; Ctrl-C ends it with the code that shells use for it."""
     try:
-        return asyncio.run(work)
-    except KeyboardInterrupt:
+        return asyncio.run(_until_interrupted(work))
+    except (KeyboardInterrupt, asyncio.CancelledError):
         _say("Interrupted; a call that is under way goes on.")
         raise typer.Exit(Exit.INTERRUPTED) from None
+
+
+async def _until_interrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Cancel the work by a callback of the loop: a signal in the middle of a step could be missed."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
+    return await task
 
 
 def _code_of(error: TelephonyError) -> Exit:

@@ -118,22 +118,23 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
         stack.push_async_callback(caller.close)
         egress = Egress(caller)
         deliverer = Deliverer(store, egress, endpoints, settings.delivery_rules())
-        book = PaymentBook(store, Notices(endpoints, deliverer.wake))
+        notices = Notices(endpoints, deliverer.wake)
+        book = PaymentBook(store, notices)
         app = AppQuestion(egress, guard, endpoints)
         engine = CallEngine(
             store,
             pbx,
             router,
             {
-                VerificationFlow.name: VerificationFlow(store, studio, codes),
+                VerificationFlow.name: VerificationFlow(store, studio, codes, notices=notices),
                 PaymentFlow.name: PaymentFlow(book, studio, app=app, agent=_agent(settings)),
             },
             owner=settings.server.node,
             discard=studio.discard,
             config=EngineConfig(drain=settings.server.drain_seconds),
         )
-        verifications = Verifications(store, engine, router, studio, codes, _rules(settings))
-        housekeeper = Housekeeper(store, studio, PaymentExpiry(book, engine))
+        verifications = Verifications(store, engine, router, studio, codes, _rules(settings), notices=notices)
+        housekeeper = Housekeeper(store, studio, PaymentExpiry(book, engine), notices=notices)
         payments = Payments(
             store,
             engine,

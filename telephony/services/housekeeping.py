@@ -14,7 +14,8 @@ from typing import Final, Protocol
 import structlog
 
 from telephony.errors import StoreError
-from telephony.model.call import VerificationStatus
+from telephony.services.notices import Notices
+from telephony.services.verification import expire
 from telephony.store import Store
 
 log = structlog.get_logger(__name__)
@@ -57,11 +58,13 @@ class Housekeeper:
         store: Store,
         media: Sweepable,
         *expiring: Expiring,
+        notices: Notices | None = None,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._store = store
         self._media = media
         self._expiring = expiring
+        self._notices = notices
         self._woken = asyncio.Event()
         self._next_look = 0
         self._clock = clock
@@ -107,9 +110,7 @@ class Housekeeper:
         async with self._store.transaction() as work:
             expired = await work.verifications.due_expired(now, BATCH)
             for record in expired:
-                await work.verifications.update(
-                    record.id, status=VerificationStatus.EXPIRED, ended_at=now, code_sealed=None
-                )
+                await expire(work, record, now, self._notices)
             await work.idempotency.purge(now)
             await work.check_failures.purge(now - FAILURES_KEPT_MS)
             upcoming.append(await work.verifications.next_expiry())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -41,6 +41,7 @@ from telephony.services.contract import (
     Verdict,
     VerificationView,
 )
+from telephony.services.notices import Notices
 from telephony.store import Store, UnitOfWork
 from telephony.store.records import (
     CheckFailureRecord,
@@ -104,8 +105,15 @@ class VerificationFlow:
     name = FLOW_NAME
 
     def __init__(
-        self, store: Store, voice: Voice, codes: CodeBox, *, clock: Callable[[], int] | None = None
+        self,
+        store: Store,
+        voice: Voice,
+        codes: CodeBox,
+        *,
+        notices: Notices | None = None,
+        clock: Callable[[], int] | None = None,
     ) -> None:
+        self._notices = notices
         self._store = store
         self._voice = voice
         self._codes = codes
@@ -179,15 +187,7 @@ class VerificationFlow:
         if record.last_request_id != request.id:
             return
         if outcome.status is CallStatus.INVALID_NUMBER or outcome.reason in _HOPELESS:
-            now = self._clock()
-            await work.verifications.update(
-                record.id,
-                status=VerificationStatus.FAILED,
-                failure_reason=outcome.reason,
-                code_sealed=None,
-                ended_at=now,
-                updated_at=now,
-            )
+            await _end(work, record, VerificationStatus.FAILED, self._clock(), self._notices, outcome.reason)
 
     async def _record(self, request: RequestRecord) -> VerificationRecord | None:
         if request.flow_ref is None:
@@ -245,6 +245,7 @@ class Verifications:
         codes: CodeBox,
         rules: VerificationRules,
         *,
+        notices: Notices | None = None,
         clock: Callable[[], int] | None = None,
     ) -> None:
         self._store = store
@@ -253,6 +254,7 @@ class Verifications:
         self._voice = voice
         self._codes = codes
         self._rules = rules
+        self._notices = notices
         self._clock = clock or _now_ms
 
     async def create(
@@ -338,7 +340,7 @@ class Verifications:
             if record.status is not VerificationStatus.PENDING:
                 return CheckOutcome(await self._seen(work, record), valid=False)
             if now >= record.expires_at:
-                record = await _end(work, record, VerificationStatus.EXPIRED, now)
+                record = await _end(work, record, VerificationStatus.EXPIRED, now, self._notices)
                 return CheckOutcome(await self._seen(work, record), valid=False)
             since = now - round(self._rules.failures_window * 1000)
             if await work.check_failures.count(record.to_number, since) >= self._rules.failures_per_number:
@@ -346,7 +348,7 @@ class Verifications:
                     "too many wrong codes for this number", retry_after=self._rules.failures_window
                 )
             if self._codes.matches(record.id, code, record.code_hash):
-                record = await _end(work, record, VerificationStatus.APPROVED, now)
+                record = await _end(work, record, VerificationStatus.APPROVED, now, self._notices)
                 await work.check_failures.clear(record.to_number)
                 return CheckOutcome(await self._seen(work, record), valid=True)
             await work.check_failures.add(
@@ -358,7 +360,7 @@ class Verifications:
             record = replace(record, checks_left=left, updated_at=now)
             await work.verifications.update(record.id, checks_left=left, updated_at=now)
             if left <= 0:
-                record = await _end(work, record, VerificationStatus.MAX_ATTEMPTS_REACHED, now)
+                record = await _end(work, record, VerificationStatus.MAX_ATTEMPTS_REACHED, now, self._notices)
             return CheckOutcome(await self._seen(work, record), valid=False)
 
     async def cancel(self, client: Client, verification_id: str) -> VerificationView:
@@ -370,7 +372,7 @@ class Verifications:
                 return await self._seen(work, record)
             if record.status is not VerificationStatus.PENDING or now >= record.expires_at:
                 raise Conflict(f"this verification is {_shown_status(record, now).value}")
-            record = await _end(work, record, VerificationStatus.CANCELED, now)
+            record = await _end(work, record, VerificationStatus.CANCELED, now, self._notices)
         if record.last_request_id:
             await self._engine.cancel(record.last_request_id)
         return await self.get(client, verification_id)
@@ -504,16 +506,62 @@ def _not_found(verification_id: str) -> NotFound:
 
 
 async def _end(
-    work: UnitOfWork, record: VerificationRecord, status: VerificationStatus, now: int
+    work: UnitOfWork,
+    record: VerificationRecord,
+    status: VerificationStatus,
+    now: int,
+    notices: Notices | None,
+    reason: str | None = None,
 ) -> VerificationRecord:
-    """Make a verification final and erase its sealed code."""
+    """Make a locked verification final, erase its sealed code, and write the event of it."""
     approved_at = now if status is VerificationStatus.APPROVED else None
+    ended = replace(
+        record,
+        status=status,
+        code_sealed=None,
+        ended_at=now,
+        updated_at=now,
+        approved_at=approved_at,
+        failure_reason=reason,
+    )
     await work.verifications.update(
-        record.id, status=status, code_sealed=None, ended_at=now, updated_at=now, approved_at=approved_at
+        record.id,
+        status=status,
+        code_sealed=None,
+        ended_at=now,
+        updated_at=now,
+        approved_at=approved_at,
+        failure_reason=reason,
     )
-    return replace(
-        record, status=status, code_sealed=None, ended_at=now, updated_at=now, approved_at=approved_at
-    )
+    if notices is not None:
+        await notices.add(
+            work,
+            client=record.client,
+            resource=record.id,
+            kind=f"verification.{status.value}",
+            payload=_payload(ended),
+            now=now,
+            expires_at=record.expires_at,
+        )
+        notices.being_written()
+    return ended
+
+
+def _payload(record: VerificationRecord) -> dict[str, Any]:
+    """What is told of a verification: never its code."""
+    return {
+        "id": record.id,
+        "status": record.status.value,
+        "to": record.to_number,
+        "failure_reason": record.failure_reason,
+        "out_id": record.out_id,
+        "call_id": record.last_request_id,
+    }
+
+
+async def expire(work: UnitOfWork, record: VerificationRecord, now: int, notices: Notices | None) -> None:
+    """End a locked verification whose time is up."""
+    await _end(work, record, VerificationStatus.EXPIRED, now, notices)
 
 
 def _view(record: VerificationRecord, call_status: CallStatus | None) -> VerificationView:

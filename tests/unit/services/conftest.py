@@ -90,6 +90,7 @@ class House:
     expiry: PaymentExpiry
     payment_flow: PaymentFlow
     woken: list[int]
+    notices: Notices
 
     async def told(self) -> tuple[OutboxRecord, ...]:
         """Every event in the outbox, newest first."""
@@ -141,7 +142,8 @@ async def house(
     codes = CodeBox(b"k" * 32)
     router = Router([Trunk("main", "carrier")])
     woken: list[int] = []
-    book = PaymentBook(store, Notices({CLIENT.name: ENDPOINT}, lambda: woken.append(1)), clock=clock)
+    notices = Notices({CLIENT.name: ENDPOINT}, lambda: woken.append(1))
+    book = PaymentBook(store, notices, clock=clock)
     guard = Guard(["127.0.0.1"])
     caller = HttpCaller(guard)
     app = AppQuestion(Egress(caller), guard, {CLIENT.name: ENDPOINT})
@@ -151,7 +153,7 @@ async def house(
         pbx,
         router,
         {
-            VerificationFlow.name: VerificationFlow(store, voice, codes, clock=clock),
+            VerificationFlow.name: VerificationFlow(store, voice, codes, notices=notices, clock=clock),
             PaymentFlow.name: payment_flow,
         },
         owner="one",
@@ -159,7 +161,7 @@ async def house(
         clock=clock,
         config=EngineConfig(drain=0.2, hangup_patience=5.0),
     )
-    verifications = Verifications(store, engine, router, voice, codes, rules, clock=clock)
+    verifications = Verifications(store, engine, router, voice, codes, rules, notices=notices, clock=clock)
     payments = Payments(store, engine, router, voice, book, payment_rules, app=app, clock=clock)
     await pbx.start()
     await engine.start()
@@ -177,6 +179,7 @@ async def house(
         PaymentExpiry(book, engine),
         payment_flow,
         woken,
+        notices,
     )
     await engine.stop()
     await pbx.stop()

@@ -23,6 +23,7 @@ from telephony.model.hangup import Cause, HangupCause
 from telephony.model.prompt import Digits, Phrase
 from telephony.pbx.memory import Callee
 from telephony.services.contract import NewVerification, Once, StoredReply, VerificationView
+from telephony.services.housekeeping import Housekeeper
 from telephony.services.verification import CallBudget, VerificationRules
 from tests.unit.services.conftest import CLIENT, NUMBER, House
 
@@ -311,3 +312,49 @@ async def test_records_and_values_never_show_the_code(house: House) -> None:
         events = await work.events.list_for(view.call_id or "")
     for value in (new, view, record, request, events, house.pbx.orders, house.voice.said):
         assert "846251" not in repr(value)
+
+
+async def test_each_end_of_a_verification_is_told_once_and_never_the_code(house: House) -> None:
+    async def ended(view: VerificationView) -> list[tuple[str, str]]:
+        return [(event.type, event.resource) for event in await house.told() if event.resource == view.id]
+
+    approved = await created(house, code="482913")
+    await house.ended(approved.call_id)
+    await house.verifications.check(CLIENT, approved.id, "482913")
+    await house.verifications.check(CLIENT, approved.id, "482913")
+    assert await ended(approved) == [("verification.approved", approved.id)]
+
+    house.pbx.callees[NUMBER] = Callee(refuses_with=HangupCause(Cause.UNALLOCATED))
+    failed = await created(house, code="482913", out_id="o-1")
+    await house.ended(failed.call_id)
+    assert await ended(failed) == [("verification.failed", failed.id)]
+    assert (await house.told())[0].payload == {
+        "id": failed.id,
+        "status": "failed",
+        "to": NUMBER,
+        "failure_reason": "unallocated",
+        "out_id": "o-1",
+        "call_id": failed.call_id,
+    }
+
+    house.pbx.callees[NUMBER] = Callee()
+    canceled = await created(house, code="482913")
+    await house.ended(canceled.call_id)
+    await house.verifications.cancel(CLIENT, canceled.id)
+    assert await ended(canceled) == [("verification.canceled", canceled.id)]
+
+    expired = await created(house, code="482913", ttl=30)
+    await house.ended(expired.call_id)
+    house.clock.advance(30)
+    housekeeper = Housekeeper(house.store, NoMedia(), notices=house.notices, clock=house.clock)
+    await housekeeper.tidy()
+    await housekeeper.tidy()
+    assert await ended(expired) == [("verification.expired", expired.id)]
+    assert "482913" not in repr(await house.told())
+
+
+class NoMedia:
+    """Nothing to sweep."""
+
+    def sweep(self, older_than_seconds: float) -> int:
+        return 0

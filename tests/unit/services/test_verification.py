@@ -358,3 +358,23 @@ class NoMedia:
 
     def sweep(self, older_than_seconds: float) -> int:
         return 0
+
+
+async def test_a_code_that_expired_while_it_rang_is_not_spoken(house: House) -> None:
+    house.pbx.callees[NUMBER] = Callee(answer_after=0.2)
+    view = await created(house, ttl=60)
+    call_id = view.call_id or ""
+    while (seen := await house.calls.get(CLIENT, call_id)).status is not CallStatus.RINGING:
+        await house.calls.wait_changed(CLIENT, call_id, 1.0, seen.status)
+    house.clock.advance(61)
+    call = await house.ended(call_id)
+    assert house.pbx.sessions[0].played == []
+    assert (call.status, call.attempts[0].end_reason) == (CallStatus.COMPLETED, "expired")
+
+
+async def test_a_code_approved_while_it_rang_is_not_spoken(house: House) -> None:
+    house.pbx.callees[NUMBER] = Callee(answer_after=0.2)
+    view = await created(house)
+    await house.verifications.check(CLIENT, view.id, await house.code_of(view))
+    await house.ended(view.call_id)
+    assert house.pbx.sessions[0].played == []

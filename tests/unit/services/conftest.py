@@ -131,11 +131,16 @@ def agent() -> Agent | None:
 
 
 @pytest.fixture
+def store_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/t.db"
+
+
+@pytest.fixture
 async def house(
-    tmp_path: Path, rules: VerificationRules, payment_rules: PaymentRules, agent: Agent | None
+    store_url: str, rules: VerificationRules, payment_rules: PaymentRules, agent: Agent | None
 ) -> AsyncIterator[House]:
     clock = Clock()
-    store = await Store.open(f"sqlite:///{tmp_path}/t.db", owner="one", clock=clock)
+    store = await Store.open(store_url, owner="one", clock=clock)
     pbx = MemoryPbx()
     pbx.started_at_ms = clock() - 1000
     voice = SilentVoice()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -40,6 +40,7 @@ from telephony.services.payment import PaymentRules
 from telephony.services.payment_book import DecidedBy, Decision
 from telephony.services.payment_flow import Agent, reference_of
 from telephony.store.records import RequestRecord
+from tests.store_engines import PostgresMissing, PostgresServer
 from tests.unit.services.conftest import CLIENT, NUMBER, House
 
 ORDER = {"to": NUMBER, "order_id": "A-1024", "amount": "128.50", "currency": "CNY", "payee": "Acme Taxi"}
@@ -386,6 +387,22 @@ async def test_confirm_expiry_and_cancel_meet_and_one_wins_each_time(house: Hous
             events = (await work.outbox.list(CLIENT.name, resource=view.id)).items
         assert len(events) == 1
     assert len(seen) == 4, f"each of them wins sometimes: {seen}"
+
+
+class TestOnPostgres:
+    @pytest.fixture
+    def store_url(self) -> Iterator[str]:
+        try:
+            server = PostgresServer.start()
+        except PostgresMissing as error:
+            pytest.skip(str(error))
+        try:
+            yield server.new_database()
+        finally:
+            server.stop()
+
+    async def test_one_wins_there_too(self, house: House) -> None:
+        await test_confirm_expiry_and_cancel_meet_and_one_wins_each_time(house)
 
 
 # ---- the end of the call

@@ -19,15 +19,15 @@ from telephony.lab import Lab
 from tests.acceptance import evidence
 
 _HERE = Path(__file__).parent
+_GROUPS = {"test_outcomes.py": "lab-1", "test_secrecy.py": "lab-1", "test_payments.py": "lab-3"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name == "test_secrecy.py")
     for item in items:
         if _HERE in item.path.parents:
-            # Two labs at most, each on a worker of its own; the search for secrets follows the calls.
-            talks = item.path.name in ("test_outcomes.py", "test_secrecy.py")
-            item.add_marker(pytest.mark.xdist_group("lab-1" if talks else "lab-2"))
+            # Three labs, each on a worker of its own; the search for secrets follows the calls.
+            item.add_marker(pytest.mark.xdist_group(_GROUPS.get(item.path.name, "lab-2")))
         if _HERE in item.path.parents and pytest_asyncio.is_async_test(item):
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 

@@ -40,6 +40,9 @@ FINAL = {
 
 Json = dict[str, Any]
 
+SPEECH_CACHE = Path(__file__).resolve().parents[2] / "var" / "speech"
+"""Clips outlive a run: they are named by their content."""
+
 
 def settings_of(lab: Lab, folder: Path, **sections: Mapping[str, Any]) -> Json:
     """The configuration of a controller for this lab; `sections` go over it."""
@@ -63,7 +66,7 @@ def settings_of(lab: Lab, folder: Path, **sections: Mapping[str, Any]) -> Json:
             {"name": "short", "endpoint": "carrier", "prefixes": ["+86137"], "ring_timeout": 2},
         ],
         "speech": {
-            "cache_dir": str(folder.parent / "speech-cache"),
+            "cache_dir": str(SPEECH_CACHE),
             "media_dir": f"/dev/shm/telephony-test-{lab.state.number}",
         },
         "verification": {"calls_per_number": [], "play_times": 1},

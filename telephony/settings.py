@@ -297,7 +297,6 @@ class ClientSection(Section):
     default_locale: Line = "en"
     locales: tuple[Line, ...] = ()
     default_region: Region | None = None
-    sandbox: bool = False
     webhook_url: Annotated[str, _checked(url_problem)] | None = None
     webhook_secret: SecretStr | None = None
     webhook_secret_file: Path | None = None
@@ -354,7 +353,6 @@ class Settings(Section):
                 default_region=section.default_region or self.numbers.default_region,
                 regions=self.numbers.allowed_regions,
                 prefixes=self.numbers.allowed_prefixes,
-                sandbox=section.sandbox,
             )
             for section in self.clients
         )

@@ -21,4 +21,3 @@ class Client:
     default_region: str | None = None
     regions: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
-    sandbox: bool = False

@@ -94,7 +94,6 @@ def test_clients_as_the_rooms_below_know_them() -> None:
             "default_locale": "zh-CN",
             "locales": ["zh-CN"],
             "default_region": "US",
-            "sandbox": True,
         }
     )
     shop, bank = check_settings(values).client_list()
@@ -104,7 +103,7 @@ def test_clients_as_the_rooms_below_know_them() -> None:
         ("CN",),
         ("+1212",),
     )
-    assert (bank.default_region, bank.locales, bank.sandbox) == ("US", ("zh-CN",), True)
+    assert (bank.default_region, bank.locales) == ("US", ("zh-CN",))
 
 
 # ---- the environment

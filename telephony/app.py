@@ -85,7 +85,11 @@ class Readiness:
 
     async def ready(self) -> tuple[bool, Mapping[str, str]]:
         """Whether a call asked for now would be dialled, and what is wrong where not."""
-        parts = {"speech": "ok", "store": "ok", "pbx": "ok" if self._pbx.ready else "not connected"}
+        parts = {
+            "speech": "ok",
+            "store": "ok",
+            "pbx": "ok" if self._pbx.ready else "not connected, or its dialplan lacks ours",
+        }
         try:
             await self._store.ping()
         except StoreError as error:

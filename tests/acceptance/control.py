@@ -174,6 +174,11 @@ class ControllerProcess:
             assert time.monotonic() < deadline, text[-3000:]
             await asyncio.sleep(0.05)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)

@@ -34,11 +34,10 @@ async def test_events_are_filtered_at_the_pbx_and_rights_are_few(lab: Lab) -> No
         ]
         await client.action("Originate", originate)
         async with asyncio.timeout(10):
-            while "OriginateResponse" not in seen:
+            while not {"OriginateResponse", "Hangup"} <= set(seen):
                 item = await client.next_item()
                 if isinstance(item, Message):
                     seen.append(item.name)
-        assert "Hangup" in seen
         assert set(seen) <= {"Hangup", "Newstate", "OriginateResponse"}, "the PBX keeps the rest away"
         for action, headers in (
             ("Command", [("Command", "core show version")]),

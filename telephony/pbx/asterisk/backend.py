@@ -53,6 +53,10 @@ DAY_MS: Final = 86_400_000
 SETTLE_MS: Final = 2_000
 """An Originate left unread in an old AMI socket shows within this time, or never."""
 
+BOOT_PAUSE: Final = 0.2
+BOOT_ASKINGS: Final = 50
+"""Seconds between looks for our dialplan, and after how many its absence is an error worth a line."""
+
 START_ERROR_MS: Final = 1_500
 """Asterisk tells its start in whole seconds, rounded down."""
 
@@ -170,6 +174,8 @@ class AsteriskPbx:
         self._by_action: dict[str, AsteriskLeg] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._reconcile_now = asyncio.Event()
+        self._linked = asyncio.Event()
+        self._booted = asyncio.Event()
         self._link_since_ms = 0
         self._boot_stamp = ""
         self._started_at_ms: int | None = None
@@ -178,8 +184,11 @@ class AsteriskPbx:
 
     @property
     def ready(self) -> bool:
-        """Whether an Originate would reach Asterisk now."""
-        return self._ami.connected
+        """Whether an Originate would reach Asterisk's dialplan now.
+
+        Asterisk lets us log in while it still boots: it is ready once it knows our context.
+        """
+        return self._ami.connected and self._booted.is_set()
 
     @property
     def agi_port(self) -> int:
@@ -193,6 +202,7 @@ class AsteriskPbx:
         self._tasks = [
             asyncio.create_task(self._read_events(), name="ami-events"),
             asyncio.create_task(self._keep_reconciling(), name="ami-reconcile"),
+            asyncio.create_task(self._watch_boot(), name="ami-boot"),
         ]
 
     async def stop(self) -> None:
@@ -204,16 +214,23 @@ class AsteriskPbx:
         await self._ami.stop()
 
     async def wait_ready(self, timeout: float) -> bool:
-        """Wait for the AMI login."""
-        return await self._ami.wait_connected(timeout)
+        """Wait for the AMI login and for the dialplan."""
+        try:
+            async with asyncio.timeout(timeout):
+                while not self.ready:
+                    if await self._ami.wait_connected(timeout):
+                        await self._booted.wait()
+        except TimeoutError:
+            return False
+        return True
 
     @asynccontextmanager
     async def dial(self, order: DialOrder) -> AsyncIterator[AsteriskLeg]:
         """Send one Originate; what a broken link leaves open is told by the leg's later events."""
         if order.attempt_id in self._legs:
             raise PbxRejected("an attempt is dialled once")
-        if not self._ami.connected:
-            raise PbxUnavailable("not connected to Asterisk", sent=False)
+        if not self.ready:
+            raise PbxUnavailable("not connected to Asterisk, or it still boots", sent=False)
         leg = self._new_leg(order, time.time_ns() // 1_000_000)
         try:
             await self._originate(leg)
@@ -362,11 +379,13 @@ class AsteriskPbx:
                 self._on_event(item)
             elif isinstance(item, Connected):
                 self._link_since_ms = time.time_ns() // 1_000_000
+                self._linked.set()
                 self._reconcile_now.set()
             elif isinstance(item, EventsLost):
                 log.warning("ami.events_lost", count=item.count)
                 self._reconcile_now.set()
             elif isinstance(item, Disconnected):
+                self._booted.clear()
                 for leg in self._legs.values():
                     leg.deliver(LinkLost())
 
@@ -419,6 +438,31 @@ class AsteriskPbx:
             leg.last_hope = asyncio.get_running_loop().call_later(
                 CONCLUDE_SECONDS, lambda: leg.deliver(Ended(_cause_of(leg)))
             )
+
+    async def _watch_boot(self) -> None:
+        """After each login, ask until the dialplan has our context; a lack of it is told with its mend."""
+        while True:
+            await self._linked.wait()
+            self._linked.clear()
+            asked = 0
+            while self._ami.connected and not self._linked.is_set():
+                if await self._dialplan_is_there():
+                    self._booted.set()
+                    break
+                asked += 1
+                if asked == BOOT_ASKINGS:
+                    log.error("pbx.dialplan_missing", context=CONTEXT, mend="#include telephony.conf")
+                await asyncio.sleep(BOOT_PAUSE)
+
+    async def _dialplan_is_there(self) -> bool:
+        """AMI `Getvar` of `DIALPLAN_EXISTS`."""
+        try:
+            reply = await self._ami.action(
+                "Getvar", [("Variable", f"DIALPLAN_EXISTS({CONTEXT},{EXTENSION},1)")]
+            )
+        except (PbxError, WireError):
+            return False
+        return reply.get("Value") == "1"
 
     async def _keep_reconciling(self) -> None:
         """Compare legs with channels at each new link, after a loss of events, and now and then."""

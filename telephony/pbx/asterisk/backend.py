@@ -60,9 +60,6 @@ BOOT_ASKINGS: Final = 50
 START_ERROR_MS: Final = 1_500
 """Asterisk tells its start in whole seconds, rounded down."""
 
-NOTE_SECONDS: Final = 0.5
-"""How long after a refused call's channel its note is written, at the most."""
-
 CONCLUDE_SECONDS: Final = 1.0
 """How long a leg waits for the second of `Hangup` and `OriginateResponse`."""
 

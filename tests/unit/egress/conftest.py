@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from telephony.egress.http import Egress, HttpCaller
 from telephony.egress.rules import DeliveryRules, Endpoint
 from telephony.model.ids import new_id
 from telephony.store import OutboxRecord, Store
-from tests.store_engines import PostgresMissing, PostgresServer
+from tests.store_engines import PostgresServer
 
 SECRET = b"s" * 32
 RULES = DeliveryRules(timeout=5.0, stop_grace=0.2)
@@ -188,28 +188,6 @@ class World:
             found = await work.outbox.get_for_client(of.client, of.id)
         assert found is not None
         return found
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    try:
-        server = PostgresServer.start()
-    except PostgresMissing as error:
-        pytest.skip(f"the PostgreSQL half is not run: {error}")
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def migrated(postgres: PostgresServer) -> str:
-    """The name of a database at the newest revision, to be copied."""
-    url = postgres.new_database()
-
-    async def migrate() -> None:
-        await (await Store.open(url, owner="template")).close()
-
-    asyncio.run(migrate())
-    return url.rpartition("/")[2]
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from telephony.store import Store
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from store_engines import PostgresMissing, PostgresServer
+from store_engines import PostgresServer
 
 START = 1_800_000_000_000
 
@@ -27,28 +26,6 @@ class Clock:
 
     def __call__(self) -> int:
         return self.now
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    try:
-        server = PostgresServer.start()
-    except PostgresMissing as error:
-        pytest.skip(f"the PostgreSQL half is not run: {error}")
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def migrated(postgres: PostgresServer) -> str:
-    """The name of a database at the newest revision, to be copied: quicker than a migration per test."""
-    url = postgres.new_database()
-
-    async def migrate() -> None:
-        await (await Store.open(url, owner="template")).close()
-
-    asyncio.run(migrate())
-    return url.rpartition("/")[2]
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
             },
             owner=settings.server.node,
             discard=studio.discard,
-            config=EngineConfig(drain=settings.server.drain_seconds),
+            config=_engine(settings),
         )
         verifications = Verifications(store, engine, router, studio, codes, _rules(settings), notices=notices)
         housekeeper = Housekeeper(store, studio, PaymentExpiry(book, engine), notices=notices)
@@ -240,6 +240,14 @@ def _trunks(settings: Settings) -> list[Trunk]:
         )
         for section in settings.trunks
     ]
+
+
+def _engine(settings: Settings) -> EngineConfig:
+    return EngineConfig(
+        drain=settings.server.drain_seconds,
+        max_calls=settings.calls.max_calls,
+        otp_share=settings.calls.otp_share,
+    )
 
 
 def _rules(settings: Settings) -> VerificationRules:

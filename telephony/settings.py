@@ -267,6 +267,13 @@ class PaymentSection(Section):
     transfer_context: Annotated[str, _checked(_no_dialplan_name)] = ""
 
 
+class CallSection(Section):
+    """`[calls]`: how many are at work at once; `otp_share` is the part of them that is kept free for codes."""
+
+    max_calls: int = Field(default=500, ge=1, le=100_000)
+    otp_share: float = Field(default=0.2, ge=0, le=0.9)
+
+
 class Numbers(Section):
     """`[numbers]`: who may be called. One of the two lists must say so."""
 
@@ -336,6 +343,7 @@ class Settings(Section):
     speech: SpeechSection = SpeechSection()
     verification: VerificationSection = VerificationSection()
     payments: PaymentSection = PaymentSection()
+    calls: CallSection = CallSection()
     numbers: Numbers
     clients: tuple[ClientSection, ...] = Field(min_length=1)
     webhooks: Webhooks = Webhooks()

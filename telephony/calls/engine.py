@@ -831,7 +831,7 @@ class CallEngine:
                     least_priority=PRIORITIES[CallClass.OTP],
                 )
             )
-            room = min(others, CLAIM_BATCH - len(due))
+            room = min(others, everybody - len(due), CLAIM_BATCH - len(due))
             if room > 0:
                 due += await work.requests.claim_due(self._owner, now, room, lease)
         for request in due:

@@ -21,20 +21,23 @@ MAX_WAITING: Final = 2_000
 """How many transactions may wait for their turn before more are turned away."""
 
 
-async def to_the_end(work: Coroutine[Any, Any, Result]) -> Result:
+async def to_the_end(work: Coroutine[Any, Any, Result] | asyncio.Future[Result]) -> Result:
     """Await `work` even when we are cancelled meanwhile: a commit is never left half awaited."""
-    task = asyncio.ensure_future(work)
+    future = asyncio.ensure_future(work)
     cancelled = False
-    while not task.done():
+    while not future.done():
         try:
-            await asyncio.wait({task})
+            await asyncio.shield(future)
         except asyncio.CancelledError:
             cancelled = True
+        except Exception:
+            # It is done, and told below.
+            break
     if cancelled:
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if not future.cancelled() and (error := future.exception()) is not None:
             _log.warning("store.failed_while_cancelled", error=type(error).__name__)
         raise asyncio.CancelledError
-    return task.result()
+    return future.result()
 
 
 class Turnstile:

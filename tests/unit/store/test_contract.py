@@ -426,7 +426,9 @@ class TestCounting:
             ]:
                 await work.requests.add(a_request(to_number=to_number, client=client, created_at=at))
             await work.requests.add(
-                a_request(to_number="+8613800000001", client="later", call_class=CallClass.SURVEY, created_at=0)
+                a_request(
+                    to_number="+8613800000001", client="later", call_class=CallClass.SURVEY, created_at=0
+                )
             )
             count = work.requests.count_since
             assert await count(START, to_number="+8613800000001") == 2

@@ -268,7 +268,7 @@ class PaymentSection(Section):
 
 
 class CallSection(Section):
-    """`[calls]`: how many are at work at once; `otp_share` is the part of them that is kept free for codes."""
+    """`[calls]`: how many are at work at once; of them the part `otp_share` is kept free for codes."""
 
     max_calls: int = Field(default=500, ge=1, le=100_000)
     otp_share: float = Field(default=0.2, ge=0, le=0.9)

@@ -31,7 +31,9 @@ from telephony.calls.policy import PRIORITIES, Step, policy_for
 from telephony.calls.quiet import Window, next_allowed
 from telephony.errors import (
     CallEnded,
+    ConfigError,
     DestinationNotAllowed,
+    InputError,
     PbxError,
     PbxRejected,
     PbxUnavailable,
@@ -442,7 +444,7 @@ class CallEngine:
         try:
             try:
                 made = await flow.prepare(request)
-            except SpeechError as error:
+            except (SpeechError, ConfigError, InputError) as error:
                 log.error("call.prompt_failed", call=request.id, error=str(error))
                 made = Outcome(CallStatus.FAILED, "prompt_failed")
             if isinstance(made, Outcome):

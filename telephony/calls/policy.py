@@ -91,12 +91,16 @@ class RetryPolicy:
         return steady * (0.75 + 0.5 * chance())
 
 
-def policy_for(call_class: CallClass, wanted: Mapping[str, Any]) -> RetryPolicy:
+def policy_for(
+    call_class: CallClass, wanted: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> RetryPolicy:
     """Make the policy of a request from its class and its own `retry`.
 
     `wanted` may hold `attempts` (1 to 10), `pause`, `longest_pause` (seconds) and `on` (causes that are
-    worth another ring). Raises `InputError` naming the key.
+    worth another ring); `defaults` holds what the configuration says of the class in the same words, for
+    each that `wanted` leaves out. Raises `InputError` naming the key.
     """
+    wanted = {**(defaults or {}), **wanted}
     policy = RetryPolicy(rounds=_ROUNDS[call_class])
     known = {"attempts", "pause", "longest_pause", "on"}
     for key in wanted:

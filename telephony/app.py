@@ -159,7 +159,7 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
             router,
             studio,
             flows,
-            CallRules(ttl=settings.calls.ttl, hours=settings.windows()),
+            CallRules(ttl=settings.calls.ttl),
         )
         urls = {name: endpoint.url for name, endpoint in endpoints.items()}
         deliveries = WebhookDeliveries(store, urls, deliverer.wake)

@@ -44,7 +44,7 @@ from telephony.model.call import FINAL_CALL_STATUSES, AttemptPhase, CallClass, C
 from telephony.model.hangup import Cause, HangupCause
 from telephony.model.ids import new_id
 from telephony.model.media import Media
-from telephony.model.number import parse_number
+from telephony.model.number import PhoneNumber, parse_number
 from telephony.pbx.port import (
     Answered,
     CallSession,
@@ -237,6 +237,11 @@ class CallEngine:
         """When a request that waits is due: once it may ring, or once it is too late for that."""
         limits = [limit for limit in (request.dial_by, request.expires_at) if limit is not None]
         return min([self._allowed_at(request, now), *limits])
+
+    def waits_until(self, call_class: CallClass, number: PhoneNumber, now: int) -> int | None:
+        """Return when a call of this class may ring this number, None where it may at `now`."""
+        allowed = next_allowed(number, self._config.windows.get(call_class, ()), now)
+        return allowed if allowed > now else None
 
     def policy(self, call_class: CallClass, wanted: Mapping[str, Any]) -> RetryPolicy:
         """Return how often and when a request of this class is rung; raises `InputError`."""
@@ -532,6 +537,8 @@ class CallEngine:
             if self._has_route(request, tried):
                 await self._close_attempt(life, cause, outcome, {**progress, "tried": tried}, None)
                 return True
+            # No other trunk is left: what follows is another ring, if `retry` wants one for this cause.
+            step = policy.step(outcome.retry_as, rang=True)
         rounds = int(progress.get("rounds", 0)) + 1
         if step is not Step.STOP and rounds < policy.rounds:
             pause = round(policy.pause(rounds) * 1000)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol, TypeVar
 
+from telephony.egress.envelope import iso
 from telephony.errors import DestinationNotAllowed, IdempotencyMismatch, InputError, UnknownLocale
 from telephony.model.client import Client
 from telephony.model.media import Media
@@ -112,6 +113,16 @@ def ends_at(now: int, ttl: int | None, moment: str | None, *, field: str, limits
             f"Send a moment {limits.min_ttl} to {limits.max_ttl} s from now",
         )
     return end
+
+
+def check_in_time(waits_until: int | None, expires_at: int, *, field: str) -> None:
+    """Refuse what is over before its class may ring (`CallEngine.waits_until`); raises `InputError`."""
+    if waits_until is not None and waits_until >= expires_at:
+        raise InputError(
+            field,
+            "ends before the hours in which such a call may ring",
+            f"Let it last beyond {iso(waits_until)}",
+        )
 
 
 def check_json(field: str, value: Mapping[str, Any] | None) -> None:

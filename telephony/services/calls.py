@@ -7,14 +7,12 @@ flow says, or dial.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from telephony.calls.engine import CallEngine, wait_for_change
 from telephony.calls.policy import PRIORITIES
-from telephony.calls.quiet import Window, next_allowed
-from telephony.egress.envelope import iso
 from telephony.errors import Conflict, InputError, NotFound
 from telephony.model.call import FINAL_CALL_STATUSES, CallClass, CallStatus
 from telephony.model.client import Client
@@ -24,6 +22,7 @@ from telephony.services.admission import (
     Voice,
     begin_once,
     caller_for,
+    check_in_time,
     check_json,
     ends_at,
     finish_once,
@@ -43,7 +42,7 @@ DAY: Final = 86_400
 
 @dataclass(frozen=True, slots=True)
 class CallRules:
-    """Defaults and limits: how long a call is open, in seconds, and the hours in which each class may ring.
+    """Defaults and limits: how long a call is open, in seconds.
 
     `machine_detection` says whether the PBX tells machines from people at all.
     """
@@ -51,17 +50,16 @@ class CallRules:
     ttl: int = DAY
     min_ttl: int = 30
     max_ttl: int = 7 * DAY
-    hours: Mapping[CallClass, tuple[Window, ...]] = field(default_factory=dict)
     machine_detection: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Admitted:
-    """A request that was found good; `rings_at` is the first moment at which it may ring."""
+    """A request that was found good; `waits_until` is when it may ring, None: now."""
 
     request: RequestRecord
     route: Route
-    rings_at: int
+    waits_until: int | None
 
 
 class Calls:
@@ -104,14 +102,13 @@ class Calls:
 
     async def dry_run(self, client: Client, new: NewCall) -> Verdict:
         """Make every check and choose the route; dial nothing and keep nothing."""
-        now = self._clock()
-        admitted = self._admit(client, new, now)
+        admitted = self._admit(client, new, self._clock())
         return Verdict(
             to=admitted.request.to_number,
             locale=admitted.request.locale or "",
             trunk=admitted.route.trunk.name,
             trunk_reason=admitted.route.reason,
-            due_at=admitted.rings_at if admitted.rings_at > now else None,
+            due_at=admitted.waits_until,
         )
 
     async def get(self, client: Client, call_id: str) -> CallView:
@@ -159,13 +156,8 @@ class Calls:
         rules = self._rules
         limits = TimeLimits(rules.ttl, rules.min_ttl, rules.max_ttl)
         expires_at = ends_at(now, new.ttl, new.expires_at, field="expires_at", limits=limits)
-        rings_at = next_allowed(number, rules.hours.get(call_class, ()), now)
-        if rings_at >= expires_at:
-            raise InputError(
-                "ttl" if new.expires_at is None else "expires_at",
-                f"ends before the hours in which a {call_class.value} call may ring",
-                f"Let it last beyond {iso(rings_at)}",
-            )
+        waits_until = self._engine.waits_until(call_class, number, now)
+        check_in_time(waits_until, expires_at, field="expires_at" if new.ttl is None else "ttl")
         request = RequestRecord(
             id=new_id("call"),
             client=client.name,
@@ -187,7 +179,7 @@ class Calls:
             created_at=now,
             updated_at=now,
         )
-        return _Admitted(request, self._router.choose(number), rings_at)
+        return _Admitted(request, self._router.choose(number), waits_until)
 
 
 def _class_of(name: str) -> CallClass:

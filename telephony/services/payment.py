@@ -26,6 +26,7 @@ from telephony.services.admission import (
     TimeLimits,
     Voice,
     begin_once,
+    check_in_time,
     check_json,
     ends_at,
     finish_once,
@@ -64,11 +65,12 @@ class PaymentRules:
 
 @dataclass(frozen=True, slots=True)
 class _Admitted:
-    """A request that was found good."""
+    """A request that was found good; `waits_until` is when its call may ring, None: now."""
 
     number: PhoneNumber
     locale: str
     route: Route
+    waits_until: int | None
     expires_at: int
     rounds: int
     variables: Mapping[str, str]
@@ -173,7 +175,9 @@ class Payments:
         """Make every check and choose the route; dial nothing and keep nothing."""
         admitted = self._admit(client, new, self._clock())
         route = admitted.route
-        return Verdict(admitted.number.e164, admitted.locale, route.trunk.name, route.reason)
+        return Verdict(
+            admitted.number.e164, admitted.locale, route.trunk.name, route.reason, admitted.waits_until
+        )
 
     async def wait_changed(
         self, client: Client, payment_id: str, timeout: float, seen: PaymentStatus | None = None
@@ -222,13 +226,16 @@ class Payments:
         rules = self._rules
         limits = TimeLimits(rules.ttl, rules.min_ttl, rules.max_ttl)
         expires_at = ends_at(now, new.ttl, new.deadline, field="deadline", limits=limits)
+        waits_until = self._engine.waits_until(CallClass.TRANSACTION, number, now)
+        check_in_time(waits_until, expires_at, field="deadline" if new.ttl is None else "ttl")
         policy = self._engine.policy(CallClass.TRANSACTION, new.retry or {})
         variables = machine_detection_for(new.machine_detection, available=rules.machine_detection)
         if new.decide_url is not None:
             if self._app is None:
                 raise InputError("decide_url", "is not set up in this controller", "Leave it out")
             self._app.admit(client, new.decide_url)
-        return _Admitted(number, locale, self._router.choose(number), expires_at, policy.rounds, variables)
+        route = self._router.choose(number)
+        return _Admitted(number, locale, route, waits_until, expires_at, policy.rounds, variables)
 
     def _request(
         self, client: Client, new: NewPayment, record: PaymentRecord, admitted: _Admitted

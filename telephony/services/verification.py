@@ -385,9 +385,11 @@ class Verifications:
     async def dry_run(self, client: Client, new: NewVerification) -> Verdict:
         """Make every check and choose the route; dial nothing and keep nothing."""
         number, locale, route = self._admit(client, new)
+        now = self._clock()
         async with self._store.reading() as work:
-            await self._check_budgets(work, number.e164, self._clock())
-        return Verdict(number.e164, locale, route.trunk.name, route.reason)
+            await self._check_budgets(work, number.e164, now)
+        waits_until = self._engine.waits_until(CallClass.OTP, number, now)
+        return Verdict(number.e164, locale, route.trunk.name, route.reason, waits_until)
 
     async def wait_changed(
         self, client: Client, verification_id: str, timeout: float, seen: CallStatus | None = None

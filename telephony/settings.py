@@ -52,7 +52,7 @@ _NO_KEYS: Final = re.compile(
     r"TELEPHONY_(CONFIG|URL|KEY|LAB_\w+|SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)"
 )
 _CODECS: Final = ("ulaw", "alaw", "g722", "g729", "gsm", "ilbc", "opus", "slin", "slin16", "speex")
-_HOURS: Final = re.compile(r"([0-9]{2}:[0-9]{2})-([0-9]{2}:[0-9]{2})")
+_HOURS: Final = re.compile(r"((?:[01][0-9]|2[0-3]):[0-5][0-9])-((?:[01][0-9]|2[0-3]):[0-5][0-9]|24:00)")
 _MIDNIGHT: Final = "24:00"
 _STORES: Final = re.compile(r"sqlite(\+aiosqlite)?:///[^?]+|(postgres|postgresql|postgresql\+asyncpg)://.+")
 
@@ -137,11 +137,8 @@ def _window(text: str) -> Window:
     """Read `09:00-12:00`; raises `ValueError` with `problem; mend`."""
     found = _HOURS.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text!r} is not a stretch of hours; write it like 09:00-12:00")
-    try:
-        start, end = time.fromisoformat(found[1]), time.fromisoformat(found[2].replace(_MIDNIGHT, "00:00"))
-    except ValueError:
-        raise ValueError(f"{text!r} names no time of day; write hours from 00:00 to 24:00") from None
+        raise ValueError(f"{text!r} names no hours; write them like 09:00-12:00, from 00:00 to 24:00")
+    start, end = time.fromisoformat(found[1]), time.fromisoformat(found[2].replace(_MIDNIGHT, "00:00"))
     if found[2] != _MIDNIGHT and end <= start:
         raise ValueError(
             f'{text!r} ends before it begins; over midnight write two: "{found[1]}-24:00", "00:00-{found[2]}"'

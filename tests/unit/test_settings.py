@@ -294,7 +294,12 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, text: str | None, problem: s
         ("calls.otp_share", 1, "calls.otp_share", "less than or equal to 0.9"),
         ("calls.max_cals", 1, "calls.max_cals", "Did you mean max_calls?"),
         ("calling_hours.transaction", "09:00-12:00", "calling_hours.transaction", "square brackets"),
-        ("calling_hours.transaction", ["9-12"], "calling_hours.transaction[0]", "Write them like 09:00-12:00"),
+        (
+            "calling_hours.transaction",
+            ["9-12"],
+            "calling_hours.transaction[0]",
+            "Write them like 09:00-12:00",
+        ),
         ("calling_hours.survey", ["09:00-25:00"], "calling_hours.survey[0]", "from 00:00 to 24:00"),
         ("calling_hours.survey", ["24:00-09:00"], "calling_hours.survey[0]", "from 00:00 to 24:00"),
         ("calling_hours.survey", ["09:00-09:00"], "calling_hours.survey[0]", "ends before it begins"),

@@ -25,7 +25,7 @@ from telephony.model.call import CallStatus, PaymentStatus
 from telephony.model.media import Media
 from telephony.model.prompt import Amount, Digits, Part, Phrase, Prompt, Silence, Text
 from telephony.pbx.port import CallSession
-from telephony.services.admission import Voice
+from telephony.services.admission import MACHINE_VARIABLE, Voice
 from telephony.services.payment_book import (
     ASK_SECONDS,
     EXPIRED,
@@ -35,6 +35,7 @@ from telephony.services.payment_book import (
     Decision,
     PaymentBook,
 )
+from telephony.services.talk import FROZEN_MARGIN, LEAD_IN, MAX_REPEATS, TAIL
 from telephony.store import RequestRecord, UnitOfWork
 from telephony.store.records import PaymentRecord
 
@@ -42,13 +43,7 @@ log = structlog.get_logger(__name__)
 
 FLOW_NAME: Final = "payment_confirmation"
 ASKINGS: Final = 3
-MAX_REPEATS: Final = 3
-"""How often `*` says everything again before it counts as no answer."""
-
 KEY_WAIT: Final = 5.0
-FROZEN_MARGIN: Final = 10.0
-"""Seconds of silence at most that a controller which froze in mid-call leaves somebody in."""
-
 STORE_PATIENCE: Final = 4.0
 """Seconds in which a store that cannot be written is asked again while somebody waits on the line.
 
@@ -59,16 +54,10 @@ STORE_PAUSE: Final = 0.25
 TRANSFER_LIMIT: Final = 3600.0
 """Seconds that the call may last once it is an agent's."""
 
-MACHINE_VARIABLE: Final = "machine_detection"
 MACHINE_ARGUMENT: Final = "amdstatus"
 """What the dialplan hands over of Asterisk's AMD (`AMDSTATUS`), where it has asked it."""
 
 REFERENCE_LENGTH: Final = 8
-LEAD_IN: Final = 0.3
-"""Silence before the first word: the first packets of a fresh RTP stream are often lost."""
-
-TAIL: Final = 0.1
-"""Silence after the last word: a PBX may drop the last 20 ms of a file."""
 
 _ENDINGS: Final = {
     PaymentStatus.CONFIRMED: "payment.confirmed",

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from telephony.lab import CarrierCall, Lab, answer_and_listen
 from tests.benchmarks import sides
-from tests.benchmarks.measure import CALLS, ROUNDS, Report, cpu_of, ratios
+from tests.benchmarks.measure import CALLS, ROUNDS, Report, cpu_of, installed, ratios
 
 RATE = 10.0
 """Calls begun per second."""
@@ -45,8 +45,8 @@ async def answered_calls(report: Report, say: Say) -> None:
         "ours": sides.ours,
         "dialplan": sides.plain,
         "bare": sides.bare,
-        **_installed(),
     }
+    everybody |= {peer: start for peer, start in sides.PEERS.items() if installed(peer)}
     figures: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="telephony-bench-") as name:
         folder = Path(name)
@@ -113,21 +113,3 @@ async def at_rate(lab: Lab, running: sides.Running, prefix: str, count: int) -> 
             tasks.append(group.create_task(one(f"{prefix}{number:04d}")))
     await asyncio.sleep(SETTLE)
     return [task.result() for task in tasks]
-
-
-def _installed() -> dict[str, sides.Side]:
-    """The peers that are there: `make bench` installs the extra `peers`."""
-    found: dict[str, sides.Side] = {}
-    try:
-        import panoramisk  # noqa: F401
-
-        found["panoramisk"] = sides.panoramisk
-    except ImportError:
-        pass
-    try:
-        import asterisk.agi  # noqa: F401
-
-        found["pyst2"] = sides.pyst2
-    except ImportError:
-        pass
-    return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
 import os
 import platform
 import statistics
@@ -43,6 +45,11 @@ def _stat(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
+def installed(peer: str) -> bool:
+    """Whether a peer is there: `make bench` installs the extra `peers`."""
+    return importlib.util.find_spec({"pyst2": "asterisk"}.get(peer, peer)) is not None
+
+
 def timed(work: Callable[[], None]) -> float:
     """Processor seconds of one run in this process."""
     began = time.process_time()
@@ -58,7 +65,7 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
 def percentile(values: Sequence[float], percent: float) -> float:
     """The smallest value that `percent` of the values do not exceed."""
     ordered = sorted(values)
-    return ordered[max(0, -(-len(ordered) * percent // 100).__int__() - 1)]
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
 @dataclass

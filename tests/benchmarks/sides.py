@@ -9,16 +9,17 @@ import asyncio
 import contextlib
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import aiohttp
 
 from telephony.lab import Lab
 from telephony.net.ami import AmiClient, AmiConfig
+from telephony.settings import VerificationSection
 from tests.acceptance.control import HEADERS, ControllerProcess, api_of, settings_of
 from tests.benchmarks.measure import cpu_of, cpu_of_children
 from tests.benchmarks.shipped import ShippedController
@@ -27,6 +28,14 @@ STAR_WAIT_MS = 4000
 """How long a verification call listens for `*` after the prompt: the others listen as long."""
 
 CODE = "123456"
+
+
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "log": {"level": "info"},
+    "server": {"port": 0, "node": "bench"},
+    "verification": {"calls_per_number": VerificationSection().model_dump()["calls_per_number"]},
+}
+"""What the tests set otherwise, as it is shipped."""
 
 
 class Running(Protocol):
@@ -60,8 +69,8 @@ async def same_audio(lab: Lab, folder: Path) -> str:
 
 @asynccontextmanager
 async def controller(lab: Lab, folder: Path, *before: str) -> AsyncIterator[ControllerProcess]:
-    """Our controller as shipped, logging as it does by default."""
-    settings = settings_of(lab, folder, log={"level": "info"}, server={"port": 0, "node": "bench"})
+    """Our controller as shipped, with the default log level and budgets."""
+    settings = settings_of(lab, folder, **DEFAULTS)
     process = ShippedController(folder, settings, before=before)
     await process.start()
     try:
@@ -210,6 +219,10 @@ async def pyst2(lab: Lab, folder: Path, sound: str) -> AsyncIterator[Running]:
     async with _peer(lab, "with_pyst2", "bench-pyst2", sound) as (peer, _):
         await dialplan(lab, "bench-pyst2", f"AGI({script},{sound},{STAR_WAIT_MS})", "Hangup()")
         yield peer
+
+
+PEERS: dict[str, Side] = {"panoramisk": panoramisk, "pyst2": pyst2}
+"""Those that need a package."""
 
 
 async def dialplan(lab: Lab, context: str, *steps: str) -> None:

@@ -25,8 +25,11 @@ from telephony.store import Store
 from tests.benchmarks.measure import FOLDER
 
 CACHE = FOLDER / "cache"
+KEPT_FROM = 100_000
+"""Smaller files are made anew each time: whoever uses one adds to it."""
+
 KEPT_DAYS = 7
-"""A cached file is made anew after so long: housekeeping forgets webhooks after thirty days."""
+"""A kept file is made anew after so long: housekeeping forgets webhooks after thirty days."""
 
 HOUR_MS = 3_600_000
 
@@ -104,9 +107,9 @@ _WAIT_AGAIN = (
 
 
 def filled_store(rows: int) -> Path:
-    """Return a file with `rows` requests: made at the first asking, kept in `var/bench/cache`.
+    """Return a file with `rows` requests in `var/bench/cache`; a large one is made at the first asking.
 
-    Whoever uses it adds to it; what waits in it is due in an hour at the earliest, counted from now.
+    What waits in it is due in an hour at the earliest, counted from now.
     """
     CACHE.mkdir(parents=True, exist_ok=True)
     making = CACHE / f"{rows}.making"
@@ -116,7 +119,13 @@ def filled_store(rows: int) -> Path:
         schema = "".join(sql for (sql,) in empty.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"))
     name = hashlib.sha256((schema + _ROWS + "".join(_FILLING)).encode()).hexdigest()[:12]
     path = CACHE / f"{rows}-{name}.db"
-    if path.exists() and time.time() - path.with_suffix(".made").stat().st_mtime < KEPT_DAYS * 86_400:
+    made = path.with_suffix(".made")
+    if (
+        rows >= KEPT_FROM
+        and path.exists()
+        and made.exists()
+        and time.time() - made.stat().st_mtime < KEPT_DAYS * 86_400
+    ):
         making.unlink()
         with closing(sqlite3.connect(path)) as connection, connection:
             for statement in _WAIT_AGAIN:
@@ -126,7 +135,7 @@ def filled_store(rows: int) -> Path:
         old.unlink()
     fill(making, rows)
     making.rename(path)
-    path.with_suffix(".made").touch()
+    made.touch()
     return path
 
 

@@ -12,9 +12,8 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 import aiohttp
 
@@ -32,6 +31,9 @@ LANES = 16
 PAUSE = 0.02
 AIM = 1.2
 
+Post = Callable[[int], Awaitable[None]]
+"""Asks for one call by its number in a row."""
+
 
 async def store_size(report: Report, say: Callable[[str], None]) -> None:
     """Measure every size in turns, and report each against the smallest."""
@@ -40,15 +42,14 @@ async def store_size(report: Report, say: Callable[[str], None]) -> None:
     async with AsyncExitStack() as stack:
         bare = await stack.enter_async_context(bare_http())
         houses = await controllers(stack, SIZES, say)
-        for turn in range(ROUNDS):
+        # The times first: what the rates add is a multiple of the smallest store.
+        for _ in range(ROUNDS):
             for size, values in (await dial_latency(houses, CALLS)).items():
                 latency[str(size)] += values
+        for turn in range(ROUNDS):
             rate["bare"].append(await _per_second(bare))
             for size, house in houses.items():
-                prefix = f"+86136{turn:02d}"
-                rate[str(size)].append(
-                    await _per_second(lambda number, house=house, prefix=prefix: house.post(f"{prefix}{number:06d}"))  # type: ignore[misc]
-                )
+                rate[str(size)].append(await _per_second(_poster(house, f"+86136{turn:02d}")))
                 await asyncio.sleep(1.0)
     for size in SIZES:
         values = latency[str(size)]
@@ -120,13 +121,20 @@ async def _one(house: InMemory, number: str) -> float:
     return await house.dialled(number) - began
 
 
-async def _per_second(post: Callable[[int], object]) -> float:
+def _poster(house: InMemory, prefix: str) -> Post:
+    async def post(number: int) -> None:
+        await house.post(f"{prefix}{number:06d}")
+
+    return post
+
+
+async def _per_second(post: Post) -> float:
     """How many are accepted per second over several connections."""
     numbers = iter(range(CALLS * 5))
 
     async def lane() -> None:
         for number in numbers:
-            await post(number)  # type: ignore[misc]
+            await post(number)
 
     began = time.monotonic()
     await asyncio.gather(*(lane() for _ in range(LANES)))
@@ -134,7 +142,7 @@ async def _per_second(post: Callable[[int], object]) -> float:
 
 
 @asynccontextmanager
-async def bare_http() -> AsyncIterator[Callable[[int], object]]:
+async def bare_http() -> AsyncIterator[Post]:
     """The other handler's process."""
     CACHE.mkdir(parents=True, exist_ok=True)
     path = CACHE / "bare.db"

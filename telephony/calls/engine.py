@@ -796,12 +796,13 @@ class CallEngine:
         while not self._stopping:
             self._wake.clear()
             pause = 30.0
-            looked = self._clock()
             try:
-                if await self._claim(looked):
-                    continue
-                async with self._store.reading() as work:
-                    next_due = await work.requests.next_due_at()
+                next_due = await self._next_due()
+                looked = self._clock()
+                if next_due is not None and next_due <= looked:
+                    if await self._claim(looked):
+                        continue
+                    next_due = await self._next_due()
                 if next_due is not None and next_due <= looked:
                     # It was due and found no place: the end of a call wakes us.
                     pause = 1.0
@@ -812,6 +813,10 @@ class CallEngine:
                 pause = 1.0
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
+
+    async def _next_due(self) -> int | None:
+        async with self._store.reading() as work:
+            return await work.requests.next_due_at()
 
     async def _claim(self, now: int) -> bool:
         """Take what is due at `now` into our hands: codes first, the others where their share has room.

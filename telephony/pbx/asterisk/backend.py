@@ -429,7 +429,10 @@ class AsteriskPbx:
         """
         if leg.ended:
             return
-        if leg.gone is not None and (leg.answered or leg.reason is not None or leg.adopted):
+        if leg.adopted and not leg.answered:
+            # What came before the adoption was told to nobody here: the dialplan's note knows it.
+            self._reconcile_now.set()
+        elif leg.gone is not None and (leg.answered or leg.reason is not None):
             leg.deliver(Ended(_cause_of(leg)))
         elif leg.last_hope is None:
             leg.last_hope = asyncio.get_running_loop().call_later(
@@ -484,7 +487,7 @@ class AsteriskPbx:
             channel = live.get(leg.order.attempt_id)
             if channel is not None:
                 self._on_live(leg, channel)
-            elif not leg.ended and asked_ms - leg.dialed_at_ms > SETTLE_MS:
+            elif not leg.ended and (leg.gone is not None or asked_ms - leg.dialed_at_ms > SETTLE_MS):
                 await self._on_gone(leg, restarted=self._restarted_since(leg.dialed_at_ms))
             elif not leg.ended:
                 asyncio.get_running_loop().call_later(SETTLE_MS / 1000, self._reconcile_now.set)
@@ -510,6 +513,8 @@ class AsteriskPbx:
             cause = trace.cause or HangupCause(Cause.UNKNOWN)
             if leg.hanging_up and trace.fate is Fate.NOT_ANSWERED:
                 cause = HangupCause(Cause.CANCELED, cause.sip, cause.q850)
+        elif leg.gone is not None:
+            cause = _cause_of(leg)
         elif restarted:
             cause = HangupCause(Cause.PBX_LOST)
         elif self._link_age_ms() < SETTLE_MS:

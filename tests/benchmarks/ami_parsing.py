@@ -5,6 +5,7 @@ Both read what a controller reads of each event: its name and its channel's id.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from telephony.wire.ami import AmiProtocol, Message
@@ -32,9 +33,10 @@ class _Counter:
             self.seen += 1
 
 
-def ami_parsing(report: Report) -> None:
+async def ami_parsing(report: Report, say: Callable[[str], None]) -> None:
     """Parse in turns, and report events per second against panoramisk, where it is installed."""
     if not installed("panoramisk"):
+        say("panoramisk is not installed: `make bench` installs the extra `peers`")
         return
     from panoramisk.ami_protocol import AMIProtocol
 

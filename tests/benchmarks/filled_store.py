@@ -100,8 +100,10 @@ FROM r WHERE status = 'completed'
 )
 
 _WAIT_AGAIN = (
-    "UPDATE request SET due_at = :now + :hour + abs(random() % 80000) * 1000, expires_at = :now + 40 * :hour"
-    " WHERE due_at IS NOT NULL",
+    """
+UPDATE request SET due_at = :now + :hour + abs(random() % 80000) * 1000, expires_at = :now + 40 * :hour
+WHERE due_at IS NOT NULL
+""",
     "UPDATE verification SET expires_at = :now + 40 * :hour WHERE ended_at IS NULL",
 )
 
@@ -116,7 +118,8 @@ def filled_store(rows: int) -> Path:
     making.unlink(missing_ok=True)
     asyncio.run(new_store(making))
     with closing(sqlite3.connect(making)) as empty:
-        schema = "".join(sql for (sql,) in empty.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"))
+        found = empty.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
+        schema = "".join(sql for (sql,) in found)
     name = hashlib.sha256((schema + _ROWS + "".join(_FILLING)).encode()).hexdigest()[:12]
     path = CACHE / f"{rows}-{name}.db"
     made = path.with_suffix(".made")

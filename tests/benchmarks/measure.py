@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import math
@@ -9,10 +10,11 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -50,6 +52,16 @@ def installed(peer: str) -> bool:
     return importlib.util.find_spec({"pyst2": "asterisk"}.get(peer, peer)) is not None
 
 
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Run in the loop that our controller runs in: uvloop's where it is installed, else asyncio's."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(work)
+    else:
+        uvloop.run(work)
+
+
 def timed(work: Callable[[], None]) -> float:
     """Processor seconds of one run in this process."""
     began = time.process_time()
@@ -60,6 +72,12 @@ def timed(work: Callable[[], None]) -> float:
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     """Ours over theirs, turn by turn."""
     return [mine / other for mine, other in zip(ours, theirs, strict=True)]
+
+
+def middles(values: Sequence[float]) -> list[float]:
+    """The median of each turn, where turns of equal length follow one another."""
+    each = len(values) // ROUNDS
+    return [statistics.median(values[turn * each : (turn + 1) * each]) for turn in range(ROUNDS)]
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

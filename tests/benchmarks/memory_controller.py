@@ -18,7 +18,6 @@ from telephony.pbx.asterisk import AsteriskConfig
 from telephony.pbx.memory import MemoryLeg, MemoryPbx
 from telephony.pbx.port import DialOrder
 
-
 DIALLED = sys.argv.pop(1) if __name__ == "__main__" else ""
 
 

@@ -7,7 +7,6 @@ what the controller adds. The number is unallocated, so every call ends at once 
 from __future__ import annotations
 
 import asyncio
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from telephony.lab import Lab, unallocated
 from tests.benchmarks import sides
-from tests.benchmarks.measure import CALLS, ROUNDS, Report, percentile, ratios
+from tests.benchmarks.measure import CALLS, ROUNDS, Report, middles, percentile, ratios
 
 PAUSE = 0.1
 """Seconds between two calls."""
@@ -45,8 +44,7 @@ async def post_to_invite(report: Report, say: Callable[[str], None]) -> None:
             f"POST to INVITE, p{percent}: {told['ours']:.1f} ms;"
             f" AMI Originate to INVITE: {told['originate']:.1f} ms"
         )
-    turns = {side: [values[turn * CALLS : (turn + 1) * CALLS] for turn in range(ROUNDS)] for side, values in figures.items()}
-    middle = {side: [1000 * statistics.median(turn) for turn in those] for side, those in turns.items()}
+    middle = {side: [1000 * one for one in middles(values)] for side, values in figures.items()}
     more = [mine - other for mine, other in zip(middle["ours"], middle["originate"], strict=True)]
     tail = {side: [percentile(values, 99)] for side, values in figures.items()}
     report.row("POST to INVITE, p50, more than a bare Originate", more, aim=f"≤ {AIM_MS} ms", unit=" ms")

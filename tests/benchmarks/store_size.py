@@ -20,7 +20,7 @@ import aiohttp
 from tests.acceptance.control import HEADERS
 from tests.benchmarks.filled_store import CACHE, filled_store
 from tests.benchmarks.in_memory import InMemory, in_memory
-from tests.benchmarks.measure import CALLS, ROUNDS, Report, percentile, ratios
+from tests.benchmarks.measure import CALLS, ROUNDS, Report, middles, percentile, ratios
 
 SIZES = (100, 10_000, *((1_000_000,) if os.environ.get("BIG") else ()))
 """Requests stored; BIG=1 adds a million."""
@@ -80,12 +80,6 @@ async def store_size(report: Report, say: Callable[[str], None]) -> None:
     )
 
 
-def middles(values: Sequence[float]) -> list[float]:
-    """The median of each turn."""
-    each = len(values) // ROUNDS
-    return [statistics.median(values[turn * each : (turn + 1) * each]) for turn in range(ROUNDS)]
-
-
 async def controllers(
     stack: AsyncExitStack, sizes: Sequence[int], say: Callable[[str], None]
 ) -> dict[int, InMemory]:
@@ -94,7 +88,8 @@ async def controllers(
     for size in sizes:
         began = time.monotonic()
         path = await asyncio.to_thread(filled_store, size)
-        say(f"a store of {size:,} requests, {path.stat().st_size / 1e6:.0f} MB, {time.monotonic() - began:.0f} s")
+        megabytes = path.stat().st_size / 1e6
+        say(f"a store of {size:,} requests, {megabytes:.0f} MB, in {time.monotonic() - began:.0f} s")
         houses[size] = await stack.enter_async_context(in_memory(path))
         for number in range(10):
             await _one(houses[size], f"+861350{number:07d}")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.benchmarks.filled_store import HOUR_MS, add_due, new_store
 from tests.benchmarks.in_memory import InMemory, code_box, in_memory
-from tests.benchmarks.measure import ROUNDS, Report, percentile, ratios
+from tests.benchmarks.measure import ROUNDS, Report, middles, percentile, ratios
 
 MANY = 10_000
 PER_SECOND = 20
@@ -35,15 +35,8 @@ async def timer_lateness(report: Report, say: Callable[[str], None]) -> None:
             f" p99 {1000 * percentile(values, 99):.1f} ms after it was due"
         )
     few, many = late
-    turns = {
-        waiting: [
-            percentile(values[turn::ROUNDS], 50) for turn in range(ROUNDS)
-        ]
-        for waiting, values in late.items()
-    }
-    report.row(
-        f"timer lateness p50, {many:,} waiting / {few}", ratios(turns[many], turns[few])
-    )
+    turns = {waiting: middles(values) for waiting, values in late.items()}
+    report.row(f"timer lateness p50, {many:,} waiting / {few}", ratios(turns[many], turns[few]))
     report.row(f"timer lateness p50, {many:,} waiting", [1000 * one for one in turns[many]], unit=" ms")
     report.row(
         f"timer lateness p99 of all turns, {many:,} waiting",
@@ -63,12 +56,9 @@ async def measure(many: int, seconds: int) -> dict[int, list[float]]:
             await new_store(path)
         first = time.time() + LEAD
         chance = random.Random(1)
-        due = {
-            f"+86138{number:08d}": round(1000 * (first + chance.uniform(0, seconds))) for number in range(count)
-        }
-        later = {
-            f"+86136{number:08d}": round(1000 * first) + HOUR_MS + number * 1000 for number in range(many - count)
-        }
+        begin = round(1000 * first)
+        due = {f"+86138{number:08d}": begin + chance.randrange(1000 * seconds) for number in range(count)}
+        later = {f"+86136{n:08d}": begin + HOUR_MS + n * 1000 for n in range(many - count)}
         add_due(stores[count], codes, due)
         add_due(stores[many], codes, due | later)
         async with AsyncExitStack() as stack:

@@ -10,10 +10,11 @@ import asyncio
 import io
 import socketserver
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
-from telephony.cli import _runner
 from telephony.net.fastagi import AgiChannel, FastAgiServer
+from tests.benchmarks.measure import run
 
 QUESTION = "GET VARIABLE TELEPHONY_ANSWER"
 ANSWER = "42"
@@ -86,7 +87,7 @@ def pyst2() -> None:
         server.serve_forever(poll_interval=0.05)
 
 
-KINDS: dict[str, Callable[[], Awaitable[None]]] = {
+KINDS: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
     "ours": ours,
     "ours-asyncio": ours,
     "bare": bare,
@@ -98,5 +99,4 @@ if __name__ == "__main__":
     if kind == "pyst2":
         pyst2()
     else:
-        run = _runner() if kind == "ours" else asyncio.run
-        run(KINDS[kind]())  # type: ignore[arg-type]
+        (run if kind == "ours" else asyncio.run)(KINDS[kind]())

@@ -9,13 +9,11 @@ import asyncio
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from aiohttp import web
 
-from telephony.cli import _runner
+from tests.benchmarks.measure import run
 
 
 async def main(path: str) -> None:
@@ -35,7 +33,8 @@ async def main(path: str) -> None:
     def insert(number: str, code: str) -> int | None:
         with connection:
             row = (number, code, time.time())
-            return connection.execute("INSERT INTO request (number, code, at) VALUES (?, ?, ?)", row).lastrowid
+            made = connection.execute("INSERT INTO request (number, code, at) VALUES (?, ?, ?)", row)
+        return made.lastrowid
 
     async def post(request: web.Request) -> web.Response:
         body = await request.json()
@@ -53,5 +52,4 @@ async def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    run: Callable[[Coroutine[Any, Any, None]], None] = _runner()
     run(main(sys.argv[1]))

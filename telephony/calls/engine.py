@@ -816,17 +816,18 @@ class CallEngine:
             pause = 30.0
             try:
                 next_due = await self._next_due()
-                if next_due is not None and next_due <= self._clock():
-                    if await self._claim():
+                looked = self._clock()
+                if next_due is not None and next_due <= looked:
+                    if await self._claim(looked):
                         continue
                     next_due = await self._next_due()
-                if next_due is not None:
+                if next_due is not None and next_due <= looked:
+                    # It was due and found no place: the end of a call wakes us.
+                    pause = 1.0
+                elif next_due is not None:
                     pause = min(pause, max(0.0, (next_due - self._clock()) / 1000))
             except StoreError as error:
                 log.warning("calls.due_unread", error=str(error))
-                pause = 1.0
-            if pause <= 0:
-                # Something is due that finds no place: the end of a call wakes us.
                 pause = 1.0
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
@@ -835,15 +836,15 @@ class CallEngine:
         async with self._store.reading() as work:
             return await work.requests.next_due_at()
 
-    async def _claim(self) -> bool:
-        """Take what is due into our hands: codes first, the others where their share has room.
+    async def _claim(self, now: int) -> bool:
+        """Take what is due at `now` into our hands: codes first, the others where their share has room.
 
         Returns whether more may be due than was taken.
         """
         everybody, others = self._free_places()
         if everybody <= 0:
             return False
-        now, lease = self._clock(), round(self._config.lease * 1000)
+        lease = round(self._config.lease * 1000)
         async with self._store.transaction() as work:
             due = list(
                 await work.requests.claim_due(

@@ -149,7 +149,7 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
             app=app,
             deadline_set=housekeeper.look_by,
         )
-        calls = Calls(store, engine)
+        calls = Calls(store, engine, withdraw={PaymentFlow.name: book.cancel})
         urls = {name: endpoint.url for name, endpoint in endpoints.items()}
         deliveries = WebhookDeliveries(store, urls, deliverer.wake)
         deliverer.start()

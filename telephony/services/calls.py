@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
+
 from telephony.calls.engine import CallEngine, wait_for_change
 from telephony.errors import Conflict, NotFound
 from telephony.model.call import FINAL_CALL_STATUSES, CallStatus
@@ -12,11 +14,22 @@ from telephony.store.records import AttemptRecord, RequestRecord
 
 
 class Calls:
-    """The call service."""
+    """The call service.
 
-    def __init__(self, store: Store, engine: CallEngine) -> None:
+    `withdraw`, by flow: what is asked for by the calls of that flow ends with a call that is cancelled;
+    it gets the request's `flow_ref`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        engine: CallEngine,
+        *,
+        withdraw: Mapping[str, Callable[[str], Awaitable[object]]] | None = None,
+    ) -> None:
         self._store = store
         self._engine = engine
+        self._withdraw = dict(withdraw or {})
 
     async def get(self, client: Client, call_id: str) -> CallView:
         """Return one call of this client with its attempts; raises `NotFound`."""
@@ -37,6 +50,10 @@ class Calls:
             request = await _of(work, client, call_id)
         if request.status in FINAL_CALL_STATUSES and request.status is not CallStatus.CANCELED:
             raise Conflict(f"this call is {request.status.value}")
+        withdraw = self._withdraw.get(request.flow)
+        if withdraw is not None and request.flow_ref is not None:
+            # First: somebody on the line is told so at the next word.
+            await withdraw(request.flow_ref)
         await self._engine.cancel(call_id)
         return await self.get(client, call_id)
 

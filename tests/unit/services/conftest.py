@@ -176,7 +176,7 @@ async def house(
         voice,
         engine,
         verifications,
-        Calls(store, engine),
+        Calls(store, engine, withdraw={PaymentFlow.name: book.cancel}),
         codes,
         clock,
         payments,

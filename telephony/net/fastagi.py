@@ -92,13 +92,14 @@ class AgiChannel:
         command is sent and answered on the dead channel too (`GET VARIABLE`, `SET VARIABLE`, `DATABASE …`,
         `EXEC`, `NOOP` and `VERBOSE` are served there).
 
-        Raises `CallEnded` with `hung_up=True` when `HANGUP` came before the reply, or right behind one that is
-        -1 or not of code 200, and when the PBX answers 511; any other reply that came before it is returned,
-        for it may hold a key. Raises `CallEnded` with `hung_up=False` when the connection ended without a
-        `HANGUP`, or is closed already; `PbxTimeout` after `timeout`; `PbxRejected` with the PBX's words for
-        any other code; `RemoteProtocolError` when the PBX broke the protocol; `LocalProtocolError` for a
-        command that must not be sent, with the channel still usable. After `PbxTimeout`,
-        `RemoteProtocolError` and after a cancellation the connection is closed: it would be out of step.
+        Raises `CallEnded` with `hung_up=True` when `HANGUP` came before the reply, or right behind a reply of
+        -1 or of another code than 200, and when the PBX answers 511; any other reply that came before it is
+        returned, for it may hold a key. Raises `CallEnded` with `hung_up=False` when the connection ended
+        without a `HANGUP`, or is closed already; `PbxTimeout` after `timeout`; `PbxRejected` with the PBX's
+        words for any other code; `RemoteProtocolError` when the PBX broke the protocol;
+        `LocalProtocolError` for a command that must not be sent, with the channel still usable. After
+        `PbxTimeout`, `RemoteProtocolError` and after a cancellation the connection is closed: it would be
+        out of step.
         """
         if self._waiter is not None:
             raise LocalProtocolError("an AGI command is in flight already")

@@ -160,6 +160,7 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
             studio,
             flows,
             CallRules(ttl=settings.calls.ttl),
+            withdraw={PaymentFlow.name: book.cancel},
         )
         urls = {name: endpoint.url for name, endpoint in endpoints.items()}
         deliveries = WebhookDeliveries(store, urls, deliverer.wake)

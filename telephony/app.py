@@ -48,7 +48,7 @@ from telephony.trunks.routing import Router
 
 log = structlog.get_logger(__name__)
 
-AMI_EVENTS: Final = ("Hangup", "Newstate", "OriginateResponse")
+AMI_EVENTS: Final = ("DialState", "Hangup", "Newstate", "OriginateResponse")
 BRANDED: Final = (
     "verification.greeting",
     "verification.press_key",

@@ -249,10 +249,17 @@ class CallEngine:
 
     async def cancel(self, request_id: str) -> None:
         """Stop a call: queued it ends at once, ringing it is hung up, answered its flow is told."""
+        now, waiting = self._clock(), None
         async with self._store.transaction() as work:
-            await work.requests.ask_cancel(request_id, self._clock())
+            await work.requests.ask_cancel(request_id, now)
+            if request_id not in self._lives and not self._stopping:
+                # Its end takes no place, so it waits for none.
+                lease = round(self._config.lease * 1000)
+                waiting = await work.requests.claim(request_id, self._owner, now, lease)
         life = self._lives.get(request_id)
-        if life:
+        if waiting is not None:
+            self._begin(waiting, None)
+        elif life:
             life.cancel.set()
         self._wake.set()
 
@@ -855,7 +862,7 @@ class CallEngine:
                     least_priority=PRIORITIES[CallClass.OTP],
                 )
             )
-            room = min(others, CLAIM_BATCH - len(due))
+            room = min(others, everybody - len(due), CLAIM_BATCH - len(due))
             if room > 0:
                 due += await work.requests.claim_due(self._owner, now, room, lease)
         for request in due:

@@ -1,4 +1,4 @@
-"""What every request passes before anything is made of it: number, language, and its Idempotency-Key.
+"""What every request passes before anything is made of it: number, language, machines, Idempotency-Key.
 
 What it never does: know what is asked for.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol, TypeVar
 
-from telephony.errors import DestinationNotAllowed, IdempotencyMismatch, UnknownLocale
+from telephony.errors import DestinationNotAllowed, IdempotencyMismatch, InputError, UnknownLocale
 from telephony.model.client import Client
 from telephony.model.media import Media
 from telephony.model.number import PhoneNumber, parse_number
@@ -17,6 +17,11 @@ from telephony.store import UnitOfWork
 from telephony.store.records import Mismatch, Replay
 
 IDEMPOTENCY_MS: Final = 24 * 3600 * 1000
+
+MACHINE_VARIABLE: Final = "machine_detection"
+LEAVE_MESSAGE: Final = "leave_message"
+MACHINE_CHOICES: Final = ("off", "hang_up", LEAVE_MESSAGE)
+"""What an answering machine gets: the same as a person, nothing, or a message that tells no secret."""
 
 T = TypeVar("T")
 
@@ -47,6 +52,16 @@ def locale_for(client: Client, voice: Voice, tag: str | None) -> str:
     if client.locales and locale not in client.locales:
         raise UnknownLocale("locale", f"{locale} is not one of yours", f"Use {', '.join(client.locales)}")
     return locale
+
+
+def machine_detection_for(wanted: str) -> dict[str, str]:
+    """Return what a request's `variables` hold of it: nothing where machines are not to be told.
+
+    Raises `InputError`.
+    """
+    if wanted not in MACHINE_CHOICES:
+        raise InputError("machine_detection", "is not known", f"Send one of {', '.join(MACHINE_CHOICES)}")
+    return {} if wanted == "off" else {MACHINE_VARIABLE: wanted}
 
 
 async def begin_once(work: UnitOfWork, client: Client, once: Once[T] | None, now: int) -> StoredReply | None:

@@ -24,10 +24,17 @@ from telephony.model.call import CallClass, CallStatus, PaymentStatus
 from telephony.model.client import Client
 from telephony.model.ids import new_id
 from telephony.model.number import PhoneNumber
-from telephony.services.admission import Voice, begin_once, finish_once, locale_for, number_for
+from telephony.services.admission import (
+    Voice,
+    begin_once,
+    finish_once,
+    locale_for,
+    machine_detection_for,
+    number_for,
+)
 from telephony.services.contract import NewPayment, Once, Page, PaymentView, StoredReply, Verdict
 from telephony.services.payment_book import AppQuestion, DecidedBy, Decision, PaymentBook
-from telephony.services.payment_flow import FLOW_NAME, MACHINE_VARIABLE, reference_of
+from telephony.services.payment_flow import FLOW_NAME, reference_of
 from telephony.speech.wording import amount_words
 from telephony.store import Store, UnitOfWork
 from telephony.store.records import PaymentRecord, RequestRecord
@@ -36,7 +43,6 @@ from telephony.trunks.routing import Route, Router
 MAX_ORDER_ID: Final = 64
 MAX_PAYEE: Final = 64
 MAX_METADATA: Final = 4096
-MACHINE_CHOICES: Final = ("off", "hang_up", "leave_message")
 LOOK_EVERY: Final = 1.0
 """Seconds between looks at a payment that another controller may decide."""
 
@@ -50,15 +56,11 @@ _DEADLINE_MEND: Final = "Send RFC 3339 with an offset, such as 2026-01-31T18:00:
 
 @dataclass(frozen=True, slots=True)
 class PaymentRules:
-    """Defaults and limits; times in seconds.
-
-    `machine_detection` says whether the PBX tells machines from people at all.
-    """
+    """Defaults and limits; times in seconds."""
 
     ttl: int = 600
     min_ttl: int = 30
     max_ttl: int = 86_400
-    machine_detection: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class _Admitted:
     route: Route
     expires_at: int
     rounds: int
+    variables: Mapping[str, str]
 
 
 class Payments:
@@ -125,7 +128,7 @@ class Payments:
             created_at=now,
             updated_at=now,
         )
-        request = self._request(client, new, record, admitted.rounds)
+        request = self._request(client, new, record, admitted)
         async with self._store.transaction() as work:
             stored = await begin_once(work, client, once, now)
             if stored is not None:
@@ -219,15 +222,12 @@ class Payments:
         _check_metadata(new.metadata)
         expires_at = self._deadline(new, now)
         policy = policy_for(CallClass.TRANSACTION, new.retry or {})
-        if new.machine_detection not in MACHINE_CHOICES:
-            raise InputError("machine_detection", "is not known", f"Send one of {', '.join(MACHINE_CHOICES)}")
-        if new.machine_detection != "off" and not self._rules.machine_detection:
-            raise InputError("machine_detection", "is not set up in this controller", "Send off")
+        variables = machine_detection_for(new.machine_detection)
         if new.decide_url is not None:
             if self._app is None:
                 raise InputError("decide_url", "is not set up in this controller", "Leave it out")
             self._app.admit(client, new.decide_url)
-        return _Admitted(number, locale, self._router.choose(number), expires_at, policy.rounds)
+        return _Admitted(number, locale, self._router.choose(number), expires_at, policy.rounds, variables)
 
     def _deadline(self, new: NewPayment, now: int) -> int:
         """Return when it ends, in milliseconds since the epoch."""
@@ -255,8 +255,10 @@ class Payments:
             )
         return moment
 
-    def _request(self, client: Client, new: NewPayment, record: PaymentRecord, rounds: int) -> RequestRecord:
-        detection = new.machine_detection
+    @staticmethod
+    def _request(
+        client: Client, new: NewPayment, record: PaymentRecord, admitted: _Admitted
+    ) -> RequestRecord:
         return RequestRecord(
             id=record.request_id or "",
             client=client.name,
@@ -267,10 +269,10 @@ class Payments:
             priority=PRIORITIES[CallClass.TRANSACTION],
             from_number=client.caller_number or None,
             locale=record.locale,
-            variables={} if detection == "off" else {MACHINE_VARIABLE: detection},
+            variables=admitted.variables,
             out_id=record.out_id,
             expires_at=record.expires_at,
-            max_attempts=rounds,
+            max_attempts=admitted.rounds,
             retry=new.retry or {},
             created_at=record.created_at,
             updated_at=record.created_at,

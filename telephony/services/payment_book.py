@@ -34,6 +34,9 @@ log = structlog.get_logger(__name__)
 ASK_SECONDS: Final = 3.0
 """How long the app may think while the person waits on the line."""
 
+MESSAGE_LEFT: Final = "message_left"
+"""The reason of an attempt at which a machine heard the message to its end."""
+
 _MOST_OF_ANSWER: Final = 4096
 _EXPIRY_BATCH: Final = 200
 
@@ -83,6 +86,12 @@ class PaymentBook:
         """Return the row as it is now if it is this client's."""
         async with self._store.reading() as work:
             return await work.payments.get_for_client(client, payment_id)
+
+    async def message_left(self, request_id: str) -> bool:
+        """Whether an earlier attempt of a call has left a message on a machine."""
+        async with self._store.reading() as work:
+            attempts = await work.attempts.list_for(request_id)
+        return any(attempt.end_reason == MESSAGE_LEFT for attempt in attempts)
 
     def is_open(self, record: PaymentRecord) -> bool:
         """Whether an answer given now would still count."""

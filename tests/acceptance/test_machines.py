@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from telephony.app import Controller, running
 from telephony.lab import CarrierCall, Lab, Subscriber, hang_up_early
-from telephony.lab.ear import Heard, first_sound, hear
+from telephony.lab.ear import first_sound, hear
 from telephony.model.prompt import Amount, Part, Phrase, Prompt
 from telephony.settings import check_settings
 from telephony.speech.g711 import from_ulaw
@@ -36,6 +36,9 @@ PRESSES_AT = 16.0
 
 LONGEST_WAIT = 5.0 + 0.3 + 1.2
 """Seconds of quiet after the answer: AMD's limit, the silence that leads in, and what a busy machine adds."""
+
+PARTS = 4
+"""In how many parts the ear knows a sound."""
 
 RECORDS = 15.0
 """Seconds that a machine records."""
@@ -55,7 +58,8 @@ class Phone:
     beep_ended: float = 0.0
     """Seconds after the answer."""
     attempt: Json | None = None
-    heard: tuple[Heard, ...] = ()
+    heard: tuple[str, ...] = ()
+    """Parts of sounds that were heard, by their labels."""
     first: float | None = None
 
     @property
@@ -63,8 +67,8 @@ class Phone:
         assert self.attempt is not None
         return self.attempt["end_reason"] in ("machine", "message_left")
 
-    def heard_of(self, label: str) -> Heard | None:
-        return next((one for one in self.heard if one.label == label), None)
+    def parts_heard(self, sound: str) -> int:
+        return sum(label.startswith(sound) for label in self.heard)
 
     async def script(self, call: CarrierCall) -> None:
         await call.ring()
@@ -107,7 +111,8 @@ async def pay(api: Api, to: str, detection: str) -> Json:
 
 
 async def clips_of(one: Controller) -> dict[str, NDArray[np.int16]]:
-    """What is listened for, as the studio says it."""
+    """What is listened for, as the studio says it, in parts: a busy machine leaves out some 20 ms now and
+    then, and a clip that is longer than the stretches between would not be known again."""
     said: dict[str, Part] = {
         "amount": Amount(Decimal("128.50"), "CNY"),
         "voicemail": Phrase("payment.voicemail", (("brand", "Acme"),)),
@@ -115,8 +120,10 @@ async def clips_of(one: Controller) -> dict[str, NDArray[np.int16]]:
     clips = {}
     for label, part in said.items():
         media = await one.studio.compose(Prompt((part,)), "en")
-        clips[label] = np.array(from_ulaw(Path(f"{media.name}.ulaw").read_bytes()), dtype=np.int16)
+        sound = np.array(from_ulaw(Path(f"{media.name}.ulaw").read_bytes()), dtype=np.int16)
         one.studio.discard(media)
+        for index, clip in enumerate(np.array_split(sound, PARTS)):
+            clips[f"{label} {index}"] = clip
     return clips
 
 
@@ -137,7 +144,7 @@ async def test_persons_are_asked_and_machines_are_not(
         (call,) = lab.carrier.calls_to(phone.number)
         await call.wait_ended()
         assert call.heard is not None
-        phone.heard = tuple(await asyncio.to_thread(hear, call.heard, clips))
+        phone.heard = tuple({one.label for one in await asyncio.to_thread(hear, call.heard, clips)})
         phone.first = first_sound(call.heard)
     tell("persons", persons, [not phone.taken_for_a_machine for phone in persons], record_property)
     tell("machines", machines, [phone.taken_for_a_machine for phone in machines], record_property)
@@ -167,19 +174,19 @@ def check(phone: Phone) -> None:
     """Hold what a telephone heard against what it was taken for."""
     assert phone.attempt is not None
     reason, about = phone.attempt["end_reason"], f"{phone.line.name}: {phone.attempt} {phone.heard}"
-    amount, message = phone.heard_of("amount"), phone.heard_of("voicemail")
+    amount, message = phone.parts_heard("amount"), phone.parts_heard("voicemail")
     if not phone.taken_for_a_machine:
-        assert amount is not None, about
-        assert message is None, about
+        assert amount >= PARTS / 2, about
+        assert message == 0, about
         assert phone.beep is not None or reason == "confirmed", about
         return
-    assert amount is None, about
+    assert amount == 0, about
     if phone.wanted == "hang_up":
         assert reason == "machine", about
         assert phone.first is None, about
         return
     assert reason == "message_left", about
-    assert message is not None, about
+    assert message >= PARTS / 2, about
     assert phone.first is not None
     assert phone.first >= phone.beep_ended, (
         f"spoke at {phone.first} into a tone till {phone.beep_ended}, {about}"

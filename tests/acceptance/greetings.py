@@ -80,11 +80,11 @@ MACHINES = (
     ),
     Line(
         "a long one",
-        "[0.4] Thank you for calling. We are sorry that nobody can come to the phone at this moment. Your "
-        "call is important to us. [0.5] If you leave your name, your number and the time of your call, we "
-        "will call you back as soon as we can. [0.6]",
+        "[0.4] Thank you for calling. We are sorry that nobody can come to the phone at this moment. [0.5] "
+        "If you leave your name, your number and the time of your call, we will call you back as soon as we "
+        "can. [0.6]",
         "en-us+f2",
-        155,
+        180,
         beep=(1400.0, 0.3),
     ),
     Line(

@@ -507,6 +507,7 @@ class CallEngine:
             ring_timeout=ring,
             max_duration=prepared.first_limit,
             codecs=trunk.codecs,
+            detect_machines=prepared.detect_machines,
         )
 
     async def _watch(self, life: _Life, leg: Leg, ring_timeout: float, prepared: Prepared) -> bool:
@@ -627,7 +628,7 @@ class CallEngine:
                     talk.task = asyncio.create_task(
                         self._talk(life, event.session, talk.prepared), name=f"talk-{event.session.id}"
                     )
-                    await self._mark(life, AttemptPhase.ANSWERED)
+                    await self._mark(life, AttemptPhase.ANSWERED, seconds_ago=event.seconds_ago)
 
     async def _last_words(self, life: _Life, talk: _Talk) -> HangupCause:
         """Read what is still to come of an overdue leg: we may have been frozen, not the leg."""
@@ -671,7 +672,7 @@ class CallEngine:
         log.error("call.conversation_failed", call=request.id, error=str(error), kind=type(error).__name__)
         return Outcome(CallStatus.FAILED, "conversation_failed")
 
-    async def _mark(self, life: _Life, phase: AttemptPhase) -> None:
+    async def _mark(self, life: _Life, phase: AttemptPhase, *, seconds_ago: float = 0.0) -> None:
         """Write that it rings, or is answered. A store that fails now does not end a call that stands."""
         if life.attempt is None:
             return
@@ -681,7 +682,7 @@ class CallEngine:
         life.attempt = (
             replace(life.attempt, phase=phase, ringing_at=now)
             if ringing
-            else replace(life.attempt, phase=phase, answered_at=now)
+            else replace(life.attempt, phase=phase, answered_at=now - round(seconds_ago * 1000))
         )
         life.request = replace(life.request, status=status, updated_at=now)
         try:

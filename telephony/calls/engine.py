@@ -27,7 +27,7 @@ import structlog
 
 from telephony.calls.flow import Flow, Outcome, Prepared
 from telephony.calls.outcome import interrupted, unanswered
-from telephony.calls.policy import PRIORITIES, Step, policy_for
+from telephony.calls.policy import PRIORITIES, RetryPolicy, Step, policy_for
 from telephony.calls.quiet import Window, next_allowed
 from telephony.errors import (
     CallEnded,
@@ -46,7 +46,7 @@ from telephony.model.call import FINAL_CALL_STATUSES, AttemptPhase, CallClass, C
 from telephony.model.hangup import Cause, HangupCause
 from telephony.model.ids import new_id
 from telephony.model.media import Media
-from telephony.model.number import parse_number
+from telephony.model.number import PhoneNumber, parse_number
 from telephony.pbx.port import (
     Answered,
     CallSession,
@@ -79,7 +79,8 @@ class EngineConfig:
     """Times in seconds. `link_patience`: how long a leg may stay unknown while the PBX is away.
 
     `max_calls` bounds the calls at work at once; of them `otp_share` is kept free for codes. `windows`
-    are the hours in which each class may ring; a class without any may always.
+    are the hours in which each class may ring; a class without any may always. `retry` is what the
+    requests of a class leave out of their own (`policy_for`).
     """
 
     lease: float = 30.0
@@ -91,6 +92,7 @@ class EngineConfig:
     otp_share: float = 0.2
     number_pause: float = 0.5
     windows: Mapping[CallClass, tuple[Window, ...]] = field(default_factory=dict)
+    retry: Mapping[CallClass, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +194,7 @@ class CallEngine:
             and not await work.attempts.number_is_open(request.to_number)
         )
         if not starts_now or route is None:
-            waiting = replace(request, status=CallStatus.QUEUED, due_at=self._allowed_at(request, now))
+            waiting = replace(request, status=CallStatus.QUEUED, due_at=self._next_look(request, now))
             await work.requests.add(waiting)
             return Placed(waiting, None)
         ours = replace(
@@ -232,6 +234,20 @@ class CallEngine:
         windows = self._config.windows.get(request.call_class, ())
         start = max(now, request.not_before or 0)
         return next_allowed(parse_number(request.to_number), windows, start) if windows else start
+
+    def _next_look(self, request: RequestRecord, now: int) -> int:
+        """When a request that waits is due: once it may ring, or once it is too late for that."""
+        limits = [limit for limit in (request.dial_by, request.expires_at) if limit is not None]
+        return min([self._allowed_at(request, now), *limits])
+
+    def waits_until(self, call_class: CallClass, number: PhoneNumber, now: int) -> int | None:
+        """Return when a call of this class may ring this number, None where it may at `now`."""
+        allowed = next_allowed(number, self._config.windows.get(call_class, ()), now)
+        return allowed if allowed > now else None
+
+    def policy(self, call_class: CallClass, wanted: Mapping[str, Any]) -> RetryPolicy:
+        """Return how often and when a request of this class is rung; raises `InputError`."""
+        return policy_for(call_class, wanted, self._config.retry.get(call_class))
 
     async def cancel(self, request_id: str) -> None:
         """Stop a call: queued it ends at once, ringing it is hung up, answered its flow is told."""
@@ -347,9 +363,9 @@ class CallEngine:
             await self._finish(life, None, ending)
             return False
         if life.attempt is None:
-            allowed = self._allowed_at(life.request, self._clock())
-            if allowed > self._clock():
-                await self._park(life, allowed, "quiet_hours")
+            now = self._clock()
+            if self._allowed_at(life.request, now) > now:
+                await self._park(life, self._next_look(life.request, now), "quiet_hours")
                 return False
             if not self._pbx.ready:
                 await self._wait_for_pbx(life)
@@ -493,6 +509,7 @@ class CallEngine:
             ring_timeout=ring,
             max_duration=prepared.first_limit,
             codecs=trunk.codecs,
+            detect_machines=prepared.detect_machines,
         )
 
     async def _watch(self, life: _Life, leg: Leg, ring_timeout: float, prepared: Prepared) -> bool:
@@ -519,7 +536,7 @@ class CallEngine:
     async def _conclude(self, life: _Life, cause: HangupCause, outcome: Outcome) -> bool:
         """After an attempt: another trunk at once, another round later, or the end."""
         request, attempt = life.request, life.attempt
-        policy = policy_for(request.call_class, request.retry)
+        policy = self.policy(request.call_class, request.retry)
         rang = attempt is not None and attempt.ringing_at is not None
         step = policy.step(outcome.retry_as, rang=rang) if outcome.retry_as else Step.STOP
         if life.cancel.is_set():
@@ -530,6 +547,8 @@ class CallEngine:
             if self._has_route(request, tried):
                 await self._close_attempt(life, cause, outcome, {**progress, "tried": tried}, None)
                 return True
+            # No other trunk is left: what follows is another ring, if `retry` wants one for this cause.
+            step = policy.step(outcome.retry_as, rang=True)
         rounds = int(progress.get("rounds", 0)) + 1
         if step is not Step.STOP and rounds < policy.rounds:
             pause = round(policy.pause(rounds) * 1000)
@@ -611,7 +630,7 @@ class CallEngine:
                     talk.task = asyncio.create_task(
                         self._talk(life, event.session, talk.prepared), name=f"talk-{event.session.id}"
                     )
-                    await self._mark(life, AttemptPhase.ANSWERED)
+                    await self._mark(life, AttemptPhase.ANSWERED, seconds_ago=event.seconds_ago)
 
     async def _last_words(self, life: _Life, talk: _Talk) -> HangupCause:
         """Read what is still to come of an overdue leg: we may have been frozen, not the leg."""
@@ -655,7 +674,7 @@ class CallEngine:
         log.error("call.conversation_failed", call=request.id, error=str(error), kind=type(error).__name__)
         return Outcome(CallStatus.FAILED, "conversation_failed")
 
-    async def _mark(self, life: _Life, phase: AttemptPhase) -> None:
+    async def _mark(self, life: _Life, phase: AttemptPhase, *, seconds_ago: float = 0.0) -> None:
         """Write that it rings, or is answered. A store that fails now does not end a call that stands."""
         if life.attempt is None:
             return
@@ -665,7 +684,7 @@ class CallEngine:
         life.attempt = (
             replace(life.attempt, phase=phase, ringing_at=now)
             if ringing
-            else replace(life.attempt, phase=phase, answered_at=now)
+            else replace(life.attempt, phase=phase, answered_at=now - round(seconds_ago * 1000))
         )
         life.request = replace(life.request, status=status, updated_at=now)
         try:
@@ -807,17 +826,18 @@ class CallEngine:
             pause = 30.0
             try:
                 next_due = await self._next_due()
-                if next_due is not None and next_due <= self._clock():
-                    if await self._claim():
+                looked = self._clock()
+                if next_due is not None and next_due <= looked:
+                    if await self._claim(looked):
                         continue
                     next_due = await self._next_due()
-                if next_due is not None:
+                if next_due is not None and next_due <= looked:
+                    # It was due and found no place: the end of a call wakes us.
+                    pause = 1.0
+                elif next_due is not None:
                     pause = min(pause, max(0.0, (next_due - self._clock()) / 1000))
             except StoreError as error:
                 log.warning("calls.due_unread", error=str(error))
-                pause = 1.0
-            if pause <= 0:
-                # Something is due that finds no place: the end of a call wakes us.
                 pause = 1.0
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
@@ -826,15 +846,15 @@ class CallEngine:
         async with self._store.reading() as work:
             return await work.requests.next_due_at()
 
-    async def _claim(self) -> bool:
-        """Take what is due into our hands: codes first, the others where their share has room.
+    async def _claim(self, now: int) -> bool:
+        """Take what is due at `now` into our hands: codes first, the others where their share has room.
 
         Returns whether more may be due than was taken.
         """
         everybody, others = self._free_places()
         if everybody <= 0:
             return False
-        now, lease = self._clock(), round(self._config.lease * 1000)
+        lease = round(self._config.lease * 1000)
         async with self._store.transaction() as work:
             due = list(
                 await work.requests.claim_due(

@@ -19,7 +19,12 @@ from telephony.lab import Lab
 from tests.acceptance import evidence
 
 _HERE = Path(__file__).parent
-_GROUPS = {"test_outcomes.py": "lab-1", "test_secrecy.py": "lab-1", "test_payments.py": "lab-3"}
+_GROUPS = {
+    "test_outcomes.py": "lab-1",
+    "test_secrecy.py": "lab-1",
+    "test_payments.py": "lab-3",
+    "test_calls.py": "lab-3",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,6 +35,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(_GROUPS.get(item.path.name, "lab-2")))
         if _HERE in item.path.parents and pytest_asyncio.is_async_test(item):
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the figures that tests have recorded as `told`, whichever worker ran them."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", "") != "call":
+                continue
+            for name, value in report.user_properties:
+                if name == "told":
+                    terminalreporter.write_line(f"{report.nodeid.partition('::')[2]}: {value}")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

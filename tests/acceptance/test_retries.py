@@ -202,6 +202,14 @@ ROWS = [
         {**TWICE, "on": ["busy"]},
     ),
     Row(
+        "full, where only busy is worth a ring",
+        reject(503),
+        "a503 b503",
+        ("failed", "congestion"),
+        ("failed", "congestion"),
+        {**TWICE, "on": ["busy"]},
+    ),
+    Row(
         "busy, and the deadline is before the next ring",
         busy(),
         "a486",

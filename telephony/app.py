@@ -135,7 +135,7 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
             },
             owner=settings.server.node,
             discard=studio.discard,
-            config=EngineConfig(drain=settings.server.drain_seconds),
+            config=EngineConfig(lease=settings.store.lease_seconds, drain=settings.server.drain_seconds),
         )
         verifications = Verifications(store, engine, router, studio, codes, _rules(settings), notices=notices)
         housekeeper = Housekeeper(store, studio, PaymentExpiry(book, engine), notices=notices)
@@ -221,6 +221,7 @@ def _asterisk(settings: Settings, nonce_key: bytes) -> AsteriskConfig:
         nonce_key=nonce_key,
         agi_host=agi.host,
         agi_port=agi.port,
+        agi_address=agi.advertise,
         allowed_peers=agi.allowed_peers,
         max_sessions=agi.max_connections,
         drain_seconds=settings.server.drain_seconds,

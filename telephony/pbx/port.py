@@ -22,7 +22,8 @@ class DialOrder:
 
     `attempt_id` becomes the channel's id; `number` is already in the trunk's dialect; times are in
     seconds. `max_duration` bounds the answered call even when the controller is frozen;
-    `CallSession.extend` moves it.
+    `CallSession.extend` moves it. `dialed_at_ms` is what the attempt's row says, by which the PBX's note of
+    its end is found again.
     """
 
     attempt_id: str
@@ -33,6 +34,7 @@ class DialOrder:
     ring_timeout: float = 30.0
     max_duration: float = 120.0
     codecs: tuple[str, ...] = ()
+    dialed_at_ms: int = 0
     variables: Mapping[str, str] = field(default_factory=dict)
 
 

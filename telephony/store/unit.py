@@ -5,6 +5,7 @@ What it never does: begin or end the transaction; `Store` does.
 
 from __future__ import annotations
 
+from telephony.store.pokes import Pokes
 from telephony.store.repositories.attempts import Attempts
 from telephony.store.repositories.endpoints import DisabledEndpoints
 from telephony.store.repositories.idempotency import Idempotency
@@ -26,6 +27,7 @@ class UnitOfWork:
         "idempotency",
         "outbox",
         "payments",
+        "pokes",
         "requests",
         "verifications",
     )
@@ -40,3 +42,4 @@ class UnitOfWork:
         self.events = Events(session)
         self.outbox = Outbox(session)
         self.disabled_endpoints = DisabledEndpoints(session)
+        self.pokes = Pokes(session)

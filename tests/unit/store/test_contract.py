@@ -332,9 +332,12 @@ class TestClaiming:
         async with store.transaction() as work:
             assert await work.requests.get(record.id) == taken
             assert await work.events.list_for(record.id) == []
-            assert await work.requests.renew_leases("node-a", [record.id], clock.now + 9_000) == set()
-            assert await work.requests.renew_leases("node-b", [record.id], clock.now + 9_000) == {record.id}
-            assert await work.attempts.renew_leases("node-b", [attempt.id], clock.now + 9_000) == {attempt.id}
+            assert await work.requests.renew_leases("node-a", [record.id], clock.now + 9_000) == {}
+            renewed = await work.requests.renew_leases("node-b", [record.id], clock.now + 9_000)
+            assert renewed == {record.id: False}
+            await work.requests.ask_cancel(record.id, clock.now)
+            renewed = await work.requests.renew_leases("node-b", [record.id], clock.now + 9_000)
+            assert renewed == {record.id: True}, "who renews learns of a cancel"
             assert await work.requests.expired_leases(clock.now + 8_999) == []
 
     async def test_a_start_takes_what_an_earlier_life_held_and_a_sweep_what_ran_out(

@@ -63,7 +63,7 @@ class PostgresServer:
         if made.returncode != 0:
             shutil.rmtree(folder, ignore_errors=True)
             raise PostgresMissing(f"initdb failed: {made.stderr.decode(errors='replace')[-200:]}")
-        port = _free_port()
+        port = free_port()
         process = subprocess.Popen(
             [str(binaries / "postgres"), "-D", str(folder / "data"), "-p", str(port), *_SETTINGS],
             stdout=subprocess.DEVNULL,
@@ -137,7 +137,8 @@ def _account() -> dict[str, Any]:
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
-def _free_port() -> int:
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody listens on just now."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])

@@ -191,6 +191,16 @@ async def serve(settings: Settings) -> None:
         log.info("controller.stopping", calls=controller.engine.live_calls)
 
 
+def run(settings: Settings) -> None:
+    """`serve` in a loop of its own: uvloop's where it is installed, else asyncio's."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(serve(settings))
+    else:
+        uvloop.run(serve(settings))
+
+
 def _studio(settings: Settings) -> Studio:
     speech = settings.speech
     return Studio(

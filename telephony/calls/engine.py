@@ -856,10 +856,11 @@ class CallEngine:
             self._wake.clear()
             pause = 30.0
             try:
-                if await self._claim():
-                    continue
-                async with self._store.reading() as work:
-                    next_due = await work.requests.next_due_at()
+                next_due = await self._next_due()
+                if next_due is not None and next_due <= self._clock():
+                    if await self._claim():
+                        continue
+                    next_due = await self._next_due()
                 if next_due is not None:
                     pause = min(pause, max(0.0, (next_due - self._clock()) / 1000))
             except (StoreError, Overloaded) as error:
@@ -874,6 +875,10 @@ class CallEngine:
                 pause = 1.0
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
+
+    async def _next_due(self) -> int | None:
+        async with self._store.reading() as work:
+            return await work.requests.next_due_at()
 
     async def _claim(self) -> bool:
         """Take what is due into our hands: codes first, the others where their share has room.

@@ -6,6 +6,7 @@ What it never does: decide whether a number may be called; that is policy.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import phonenumbers
 
@@ -33,6 +34,7 @@ class PhoneNumber:
         return self.e164
 
 
+@lru_cache(maxsize=4096)
 def parse_number(text: str, default_region: str | None = None, *, field: str = "to") -> PhoneNumber:
     """Parse E.164, or a national number of `default_region` (libphonenumber's metadata).
 

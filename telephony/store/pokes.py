@@ -15,11 +15,9 @@ from enum import StrEnum
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from telephony.store.failures import DATABASE_ERRORS, store_error
-from telephony.store.session import Session
 
 _log = structlog.get_logger(__name__)
 
@@ -28,8 +26,6 @@ _LOOK_SECONDS: Final = 15.0
 """How often a silent connection is asked whether it still stands."""
 _PAUSES: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 """Seconds between tries to connect again; the last one repeats."""
-
-_NOTIFY: Final = select(func.pg_notify(CHANNEL, bindparam("payload")))
 
 
 class PokeKind(StrEnum):
@@ -53,18 +49,6 @@ class Poke:
 
 Heard = Callable[[Poke], None]
 """What is called with each poke; it must not block."""
-
-
-class Pokes:
-    """Sends pokes, inside one transaction. SQLite has one controller, which pokes itself in its own ways."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    async def send(self, kind: PokeKind, subject: str = "") -> None:
-        """Let everybody who listens hear it once this transaction is committed."""
-        if self._session.dialect == "postgresql":
-            await self._session.run(_NOTIFY, {"payload": f"{kind.value} {subject}".rstrip()})
 
 
 async def listen(engine: AsyncEngine, heard: Heard) -> None:

@@ -5,12 +5,12 @@ What it never does: begin or end the transaction; `Store` does.
 
 from __future__ import annotations
 
-from telephony.store.pokes import Pokes
 from telephony.store.repositories.attempts import Attempts
 from telephony.store.repositories.endpoints import DisabledEndpoints
 from telephony.store.repositories.idempotency import Idempotency
 from telephony.store.repositories.notes import Events, Outbox
 from telephony.store.repositories.payments import Payments
+from telephony.store.repositories.pokes import Pokes
 from telephony.store.repositories.requests import Requests
 from telephony.store.repositories.verifications import CheckFailures, Verifications
 from telephony.store.session import Session

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import and_, bindparam, func, select
+from sqlalchemy import bindparam, func, select
 
 from telephony.errors import StaleFence, StoreError
 from telephony.model.call import AttemptPhase
@@ -54,7 +54,7 @@ class Attempts:
         """
         if columns.get("phase") == AttemptPhase.ENDED:
             columns = {"ended_at": self._session.now, **columns, "lease_until": None}
-        if not await _rows.update(self._session, and_(_c.id == attempt_id, _c.fence == fence), columns):
+        if not await _rows.change(self._session, attempt_id, columns, fence=fence):
             raise StaleFence(f"attempt {attempt_id} is not ours under fence {fence}")
 
     async def list_for(self, request_id: str) -> list[AttemptRecord]:

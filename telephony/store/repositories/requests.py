@@ -224,7 +224,7 @@ class Requests:
         if columns.get("status") in FINAL_CALL_STATUSES:
             columns = {"ended_at": self._session.now, **columns, "due_at": None, "lease_until": None}
         changes = {"updated_at": self._session.now, **columns}
-        if not await _rows.update(self._session, and_(_c.id == request_id, _c.fence == fence), changes):
+        if not await _rows.change(self._session, request_id, changes, fence=fence):
             raise StaleFence(f"request {request_id} is not ours under fence {fence}")
 
     async def ask_cancel(self, request_id: str, now: int) -> bool:

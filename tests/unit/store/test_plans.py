@@ -130,7 +130,7 @@ async def test_every_question_is_answered_from_an_index(store: Store) -> None:
                 await connection.exec_driver_sql(f"ANALYZE {table.name}")
 
     scans: list[str] = []
-    sync_engine = engine.writer.sync_engine if isinstance(engine, SqliteEngine) else engine.pool.sync_engine
+    sync_engine = engine.writer if isinstance(engine, SqliteEngine) else engine.pool.sync_engine
     caught: list[tuple[str, Any]] = []
 
     def catch(_c: Any, _cursor: Any, statement: str, parameters: Any, _x: Any, _many: bool) -> None:

@@ -400,12 +400,8 @@ class CallEngine:
         return await self._attempt(life, life.attempt)
 
     def _too_late(self, life: _Life) -> Outcome | None:
-        """Look at the clock and at a cancel, just before dialling.
-
-        A clock that was set back lengthens nothing: what has passed since we have it counts as well.
-        """
-        request, (began, began_steady) = life.request, life.began
-        now = max(self._clock(), began + round((self._steady() - began_steady) * 1000))
+        """Look at the clock and at a cancel, just before dialling."""
+        now, request = self._moment(life), life.request
         if life.cancel.is_set():
             return Outcome(CallStatus.CANCELED, "canceled")
         if request.expires_at is not None and now >= request.expires_at:
@@ -414,10 +410,15 @@ class CallEngine:
             return Outcome(CallStatus.FAILED, "not_dialed_in_time")
         return None
 
+    def _moment(self, life: _Life) -> int:
+        """Now, as a deadline sees it: a clock that was set back meanwhile does not move it further away."""
+        began, began_steady = life.began
+        return max(self._clock(), began + round((self._steady() - began_steady) * 1000))
+
     async def _wait_for_pbx(self, life: _Life) -> None:
         """Wait until the PBX is back, the request is cancelled, or its time is up."""
         limits = [limit for limit in (life.request.dial_by, life.request.expires_at) if limit is not None]
-        seconds = (min(limits) - self._clock()) / 1000 if limits else 60.0
+        seconds = (min(limits) - self._moment(life)) / 1000 if limits else 60.0
         ready = asyncio.create_task(self._pbx.wait_ready(max(0.0, seconds)))
         canceled = asyncio.create_task(life.cancel.wait())
         try:

@@ -106,7 +106,7 @@ async def test_a_cancel_reaches_the_engine_that_rings_at_once(two: Two) -> None:
     began = time.monotonic()
     await other.engine.cancel(call)
     assert (await one.ended(call)).status is CallStatus.CANCELED
-    assert time.monotonic() - began < 1, "a third of a lease is ten seconds"
+    assert time.monotonic() - began < 4, "a third of a lease is ten seconds"
 
 
 async def test_a_poke_that_nobody_hears_is_made_good_by_the_next_renewal(
@@ -129,7 +129,7 @@ async def test_what_finds_no_place_here_is_begun_there_at_once(two: Two) -> None
     began = time.monotonic()
     call = await one.place(to_number=OTHER)
     assert (await other.ended(call)).status is CallStatus.COMPLETED
-    assert time.monotonic() - began < 1, "a look at the queue comes only every half minute"
+    assert time.monotonic() - began < 4, "a look at the queue comes only every half minute"
     assert (await other.seen(call)).owner == "two"
 
 
@@ -165,12 +165,26 @@ async def left_by(rig: Rig, owner: str, lease_ms: int, **values: Any) -> str:
 
 
 async def test_what_a_dead_engine_held_is_taken_over_when_its_lease_ends_and_not_before(two: Two) -> None:
-    one = await two.add("one", lease=1.5)
+    one = await two.add("one", lease=6.0)
     began = time.monotonic()
-    call = await left_by(one, "gone", 1_000)
+    call = await left_by(one, "gone", 2_700)
     assert (await one.ended(call)).status is CallStatus.COMPLETED
-    assert 0.9 < time.monotonic() - began < 1.7
+    assert 2.6 < time.monotonic() - began < 3.8, "it is slept towards: rounds come every two seconds"
     assert (await one.seen(call)).fence == 2
+
+
+@pytest.mark.parametrize("ahead", [HOUR_MS, -HOUR_MS], ids=["fast", "slow"])
+async def test_leases_go_by_the_clock_of_the_database(two: Two, ahead: int) -> None:
+    one, other = await two.add("one", lease=1.5), await two.add("two", lease=1.5, wall=Wall(ahead))
+    call = await one.place(expires_at=time.time_ns() // 1_000_000 + 3 * HOUR_MS)
+    theirs = await other.place(to_number=OTHER, expires_at=time.time_ns() // 1_000_000 + 3 * HOUR_MS)
+    await one.until(call, ringing)
+    await other.ended(theirs)
+    await asyncio.sleep(2.0)
+    held = await one.seen(call)
+    assert (held.owner, held.fence, held.status) == ("one", 1, CallStatus.RINGING)
+    assert held.lease_until is not None
+    assert 0 < held.lease_until - await one.store.now_ms() <= 1_500
 
 
 async def test_after_a_failure_of_the_store_the_living_renew_first(

@@ -24,6 +24,7 @@ class DialOrder:
     seconds. `max_duration` bounds the answered call even when the controller is frozen;
     `CallSession.extend` moves it. `detect_machines`: whether the PBX listens to who answers, five
     seconds at most, before the conversation begins; `CallSession.machine` tells what it heard.
+    `dialed_at_ms` is what the attempt's row says, by which the PBX's note of its end is found again.
     """
 
     attempt_id: str
@@ -35,6 +36,7 @@ class DialOrder:
     max_duration: float = 120.0
     codecs: tuple[str, ...] = ()
     detect_machines: bool = False
+    dialed_at_ms: int = 0
     variables: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -110,6 +110,9 @@ class House:
         assert call_id is not None
         while (view := await self.calls.get(CLIENT, call_id)).status not in FINAL_CALL_STATUSES:
             await self.calls.wait_changed(CLIENT, call_id, 5.0, view.status)
+        # The engine lets go of a call, and of its sounds, right after it has told the end.
+        while (gone := self.engine.change(call_id)) is not None:
+            await gone.wait()
         return view
 
     async def code_of(self, view: VerificationView) -> str:

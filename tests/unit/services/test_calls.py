@@ -32,6 +32,7 @@ from telephony.model.prompt import Phrase, Text
 from telephony.pbx.memory import Callee, MemorySession
 from telephony.pbx.port import CallSession, Gathered
 from telephony.services.announcement import AnnouncementFlow
+from telephony.services.call_view import view_of
 from telephony.services.contract import (
     CallView,
     NewCall,
@@ -566,7 +567,9 @@ async def test_a_flow_that_is_registered_is_called_checked_and_told(house: House
     assert registry.check("greeting", {"name": "Li"}) == {"name": "Li", "mood": "good"}
     with pytest.raises(InputError, match=r"variables\.name"):
         registry.check("greeting", {})
-    house.engine._flows = {**house.engine._flows, **registry.for_engine()}
+    with pytest.raises(InputError, match=r"variables\.machine_detection"):
+        registry.check("greeting", {"name": "Li", "machine_detection": "off"})
+    house.engine._flows = registry.for_engine()
     house.calls._flows = registry
     made = await house.calls.create(CLIENT, NewCall(NUMBER, "greeting", {"name": "Li"}), None)
     assert isinstance(made, CallView)
@@ -575,3 +578,18 @@ async def test_a_flow_that_is_registered_is_called_checked_and_told(house: House
     assert [one.reason for one in greeting.settled] == ["greeted Li"]
     (event,) = await house.told()
     assert (event.type, event.payload["flow"]) == ("call.completed", "greeting")
+
+
+async def test_a_call_whose_flow_was_removed_ends_and_is_told(house: House) -> None:
+    house.calls._flows = FlowRegistry([Greeting()], house.notices)
+    made = await house.calls.create(CLIENT, NewCall(NUMBER, "greeting", {"name": "Li"}), None)
+    assert isinstance(made, CallView)
+    view = await house.ended(made.id)
+    assert (view.status, view.failure_reason) == (CallStatus.FAILED, "flow_removed")
+    assert house.pbx.orders == []
+    assert [event.type for event in await house.told()] == ["call.failed"]
+
+
+def test_what_is_told_of_machines_is_no_variable_of_the_flow() -> None:
+    view = view_of(request_of(machine_detection="hang_up"), [])
+    assert (view.machine_detection, view.variables) == ("hang_up", {"text": TEXT, "play_times": 2})

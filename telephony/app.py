@@ -48,7 +48,7 @@ from telephony.trunks.routing import Router
 
 log = structlog.get_logger(__name__)
 
-AMI_EVENTS: Final = ("Hangup", "Newstate", "OriginateResponse")
+AMI_EVENTS: Final = ("DialState", "Hangup", "Newstate", "OriginateResponse")
 BRANDED: Final = (
     "verification.greeting",
     "verification.press_key",
@@ -159,6 +159,7 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
             studio,
             flows,
             CallRules(ttl=settings.calls.ttl),
+            withdraw={PaymentFlow.name: book.cancel},
         )
         urls = {name: endpoint.url for name, endpoint in endpoints.items()}
         deliveries = WebhookDeliveries(store, urls, deliverer.wake)
@@ -199,6 +200,16 @@ async def serve(settings: Settings) -> None:
         log.info("controller.ready", url=controller.url, agi_port=controller.pbx.agi_port)
         await stop.wait()
         log.info("controller.stopping", calls=controller.engine.live_calls)
+
+
+def run(settings: Settings) -> None:
+    """`serve` in a loop of its own: uvloop's where it is installed, else asyncio's."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(serve(settings))
+    else:
+        uvloop.run(serve(settings))
 
 
 def _studio(settings: Settings) -> Studio:

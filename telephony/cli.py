@@ -139,22 +139,13 @@ def serve(
         for error in errors.errors:
             _say(f"  {error}")
         raise typer.Exit(Exit.USAGE) from None
-    from telephony.app import serve as run
+    from telephony.app import run
     from telephony.logs import set_up_logs
 
     set_up_logs(settings.log.level, settings.log.format)
     # Every prompt is made before the first call: at the first start that takes seconds.
     _say(f"telephony {__version__} is starting")
-    _runner()(run(settings))
-
-
-def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:
-    """Return uvloop's `run` where it is installed, else asyncio's."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run
-    return uvloop.run
+    run(settings)
 
 
 # ---- verify

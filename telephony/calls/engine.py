@@ -249,10 +249,17 @@ class CallEngine:
 
     async def cancel(self, request_id: str) -> None:
         """Stop a call: queued it ends at once, ringing it is hung up, answered its flow is told."""
+        now, waiting = self._clock(), None
         async with self._store.transaction() as work:
-            await work.requests.ask_cancel(request_id, self._clock())
+            await work.requests.ask_cancel(request_id, now)
+            if request_id not in self._lives and not self._stopping:
+                # Its end takes no place, so it waits for none.
+                lease = round(self._config.lease * 1000)
+                waiting = await work.requests.claim(request_id, self._owner, now, lease)
         life = self._lives.get(request_id)
-        if life:
+        if waiting is not None:
+            self._begin(waiting, None)
+        elif life:
             life.cancel.set()
         self._wake.set()
 
@@ -815,30 +822,36 @@ class CallEngine:
             self._wake.clear()
             pause = 30.0
             try:
-                if await self._claim():
-                    continue
-                async with self._store.reading() as work:
-                    next_due = await work.requests.next_due_at()
-                if next_due is not None:
+                next_due = await self._next_due()
+                looked = self._clock()
+                if next_due is not None and next_due <= looked:
+                    if await self._claim(looked):
+                        continue
+                    next_due = await self._next_due()
+                if next_due is not None and next_due <= looked:
+                    # It was due and found no place: the end of a call wakes us.
+                    pause = 1.0
+                elif next_due is not None:
                     pause = min(pause, max(0.0, (next_due - self._clock()) / 1000))
             except StoreError as error:
                 log.warning("calls.due_unread", error=str(error))
                 pause = 1.0
-            if pause <= 0:
-                # Something is due that finds no place: the end of a call wakes us.
-                pause = 1.0
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
 
-    async def _claim(self) -> bool:
-        """Take what is due into our hands: codes first, the others where their share has room.
+    async def _next_due(self) -> int | None:
+        async with self._store.reading() as work:
+            return await work.requests.next_due_at()
+
+    async def _claim(self, now: int) -> bool:
+        """Take what is due at `now` into our hands: codes first, the others where their share has room.
 
         Returns whether more may be due than was taken.
         """
         everybody, others = self._free_places()
         if everybody <= 0:
             return False
-        now, lease = self._clock(), round(self._config.lease * 1000)
+        lease = round(self._config.lease * 1000)
         async with self._store.transaction() as work:
             due = list(
                 await work.requests.claim_due(
@@ -849,7 +862,7 @@ class CallEngine:
                     least_priority=PRIORITIES[CallClass.OTP],
                 )
             )
-            room = min(others, CLAIM_BATCH - len(due))
+            room = min(others, everybody - len(due), CLAIM_BATCH - len(due))
             if room > 0:
                 due += await work.requests.claim_due(self._owner, now, room, lease)
         for request in due:

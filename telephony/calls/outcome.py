@@ -33,9 +33,13 @@ reach our FastAGI server."""
 
 
 def unanswered(cause: Cause) -> Outcome:
-    """The outcome of a leg that ended before any conversation."""
-    reason = "no_session" if cause is Cause.NORMAL else cause.value
-    return Outcome(_STATUS[cause], reason, retry_as=cause.value)
+    """The outcome of a leg that ended before any conversation.
+
+    Somebody who answered and met no controller is rung again like one who gave no answer.
+    """
+    if cause is Cause.NORMAL:
+        return Outcome(_STATUS[cause], "no_session", retry_as=NO_INPUT)
+    return Outcome(_STATUS[cause], cause.value, retry_as=cause.value)
 
 
 def interrupted(cause: Cause) -> Outcome:

@@ -7,7 +7,7 @@ flow says, or dial.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -63,7 +63,11 @@ class _Admitted:
 
 
 class Calls:
-    """The call service. `clock` gives milliseconds since the epoch."""
+    """The call service. `clock` gives milliseconds since the epoch.
+
+    `withdraw`, by flow: what is asked for by the calls of that flow ends with a call that is cancelled;
+    it gets the request's `flow_ref`.
+    """
 
     def __init__(
         self,
@@ -74,6 +78,7 @@ class Calls:
         flows: FlowRegistry,
         rules: CallRules | None = None,
         *,
+        withdraw: Mapping[str, Callable[[str], Awaitable[object]]] | None = None,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._store = store
@@ -82,6 +87,7 @@ class Calls:
         self._voice = voice
         self._flows = flows
         self._rules = rules or CallRules()
+        self._withdraw = dict(withdraw or {})
         self._clock = clock
 
     async def create(
@@ -130,6 +136,10 @@ class Calls:
             request = await _of(work, client, call_id)
         if request.status in FINAL_CALL_STATUSES and request.status is not CallStatus.CANCELED:
             raise Conflict(f"this call is {request.status.value}")
+        withdraw = self._withdraw.get(request.flow)
+        if withdraw is not None and request.flow_ref is not None:
+            # First: somebody on the line is told so at the next word.
+            await withdraw(request.flow_ref)
         await self._engine.cancel(call_id)
         return await self.get(client, call_id)
 

@@ -35,7 +35,7 @@ from telephony.services.admission import (
     number_for,
 )
 from telephony.services.contract import NewPayment, Once, Page, PaymentView, StoredReply, Verdict
-from telephony.services.payment_book import AppQuestion, DecidedBy, Decision, PaymentBook
+from telephony.services.payment_book import AppQuestion, DecidedBy, PaymentBook
 from telephony.services.payment_flow import FLOW_NAME, reference_of
 from telephony.speech.wording import amount_words
 from telephony.store import Store, UnitOfWork
@@ -148,7 +148,7 @@ class Payments:
         A phone that rings is hung up; somebody on the line is told.
         """
         record = await self._mine(client, payment_id)
-        record = await self._book.decide(record.id, Decision(PaymentStatus.CANCELED, DecidedBy.CLIENT))
+        record = await self._book.cancel(record.id)
         if record.status is not PaymentStatus.CANCELED:
             raise Conflict(f"this payment confirmation is {record.status.value}")
         if record.request_id is not None:

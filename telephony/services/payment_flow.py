@@ -10,11 +10,12 @@ say an amount of an order that is no longer open.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import groupby
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
@@ -38,6 +39,8 @@ from telephony.services.payment_book import (
 from telephony.services.talk import FROZEN_MARGIN, LEAD_IN, MAX_REPEATS, TAIL
 from telephony.store import RequestRecord, UnitOfWork
 from telephony.store.records import PaymentRecord
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -126,7 +129,11 @@ class PaymentFlow:
 
     async def converse(self, session: CallSession, request: RequestRecord, prepared: Prepared) -> Outcome:
         """Ask until there is an answer, the order is closed, or nobody answers."""
-        record = await self._record(request)
+        try:
+            record = await _patiently(lambda: self._record(request))
+        except (StoreError, Overloaded) as error:
+            log.error("payment.unread", payment=request.flow_ref, error=str(error))
+            return Outcome(CallStatus.FAILED, "store_failed", retry_as=NO_INPUT)
         if record is None:
             return Outcome(CallStatus.CANCELED, "payment_gone")
         sayings = dict(zip(self._sayings(request, record), prepared.media[1:], strict=True))
@@ -140,9 +147,11 @@ class PaymentFlow:
     async def _ask(self, talk: _Talk, record: PaymentRecord) -> Outcome:
         unanswered = repeats = 0
         while unanswered < ASKINGS:
-            if not await self._still_open(record):
+            asked = bool(talk.keys or unanswered)
+            # Before the first asking the row has just been read.
+            if not (await self._still_open(record) if asked else self._book.is_open(record)):
                 return await self._end(talk, record, EXPIRED)
-            if talk.keys or unanswered:
+            if asked:
                 await talk.session.extend(_time_to_ask(talk.question))
             gathered = await talk.session.gather(talk.question, max_digits=1, timeout=KEY_WAIT, terminator="")
             talk.keys += gathered.digits
@@ -220,16 +229,11 @@ class PaymentFlow:
 
     async def _decide(self, record: PaymentRecord, decision: Decision) -> PaymentRecord | None:
         """Decide, with some patience for the store; None where it cannot be written in time."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + STORE_PATIENCE
-        while True:
-            try:
-                return await self._book.decide(record.id, decision)
-            except (StoreError, Overloaded) as error:
-                log.error("payment.not_decided", payment=record.id, error=str(error))
-            if loop.time() + STORE_PAUSE > deadline:
-                return None
-            await asyncio.sleep(STORE_PAUSE)
+        try:
+            return await _patiently(lambda: self._book.decide(record.id, decision))
+        except (StoreError, Overloaded) as error:
+            log.error("payment.not_decided", payment=record.id, error=str(error))
+            return None
 
     async def _still_open(self, record: PaymentRecord) -> bool:
         """Look at the row before the next word; a store that can't be read is asked at the key press."""
@@ -250,9 +254,7 @@ class PaymentFlow:
             return
         match outcome.status:
             case CallStatus.EXPIRED:
-                decision = Decision(PaymentStatus.EXPIRED, DecidedBy.DEADLINE)
-            case CallStatus.CANCELED:
-                decision = Decision(PaymentStatus.CANCELED, DecidedBy.CLIENT)
+                decision = EXPIRED
             case _:
                 decision = Decision(PaymentStatus.FAILED, DecidedBy.CALL, outcome.reason, outcome.keys)
         await self._book.decide_within(work, request.flow_ref, decision)
@@ -273,6 +275,19 @@ class PaymentFlow:
         if request.variables.get(MACHINE_VARIABLE) == "leave_message":
             sayings += (_VOICEMAIL,)
         return sayings
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask the store, for `STORE_PATIENCE` where it fails; raises what it failed with in the end."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + STORE_PATIENCE
+    while True:
+        try:
+            return await ask()
+        except (StoreError, Overloaded):
+            if loop.time() + STORE_PAUSE > deadline:
+                raise
+        await asyncio.sleep(STORE_PAUSE)
 
 
 def reference_of(order_id: str) -> str:

@@ -422,8 +422,9 @@ class Verifications:
         since = now - round(self._rules.failures_window * 1000)
         if await work.check_failures.count(number, since) >= self._rules.failures_per_number:
             raise RateLimited("too many wrong codes for this number", retry_after=self._rules.failures_window)
-        if await work.requests.count_active_for_number(number):
-            raise RateLimited("a call to this number is under way", retry_after=30)
+        # A payment or a survey that waits for this number keeps no code from it.
+        if await work.requests.count_active_for_number(number, CallClass.OTP):
+            raise RateLimited("a call with a code to this number is under way", retry_after=30)
 
     def _request(
         self,

@@ -5,6 +5,7 @@ What it never does: show a statement's parameters; they may hold secrets.
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Final
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
@@ -56,6 +57,12 @@ def store_error(error: Exception) -> StoreError:
     if not isinstance(error, SQLAlchemyError):
         return StoreUnavailable(f"the database is not available: {error}")
     return StoreError(f"the database refused: {error}")
+
+
+def is_locked(error: Exception) -> bool:
+    """Whether SQLite found somebody else's lock (SQLITE_BUSY), which may soon be gone."""
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0)
+    return (code & 0xFF) == sqlite3.SQLITE_BUSY
 
 
 def opening_error(error: Exception) -> StoreError | ConfigError:

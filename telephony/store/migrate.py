@@ -13,9 +13,9 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from telephony.errors import ConfigError
+from telephony.store.engines import Connection as EngineConnection
 from telephony.store.engines import Engine
 
 _log = structlog.get_logger(__name__)
@@ -30,7 +30,7 @@ async def migrate(engine: Engine) -> None:
     reached or written.
     """
 
-    async def work(connection: AsyncConnection) -> None:
+    async def work(connection: EngineConnection) -> None:
         await connection.run_sync(_upgrade)
 
     await engine.migrate(work)

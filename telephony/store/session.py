@@ -11,10 +11,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final, Generic, TypeVar, cast
 
-from sqlalchemy import ColumnElement, CursorResult, Executable, Row, Table, bindparam, select, tuple_
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import (
+    ClauseElement,
+    ColumnElement,
+    CursorResult,
+    Executable,
+    Row,
+    Table,
+    Update,
+    and_,
+    bindparam,
+    select,
+    tuple_,
+)
 
 from telephony.errors import InputError, StoreError
+from telephony.store.engines import Connection
 from telephony.store.failures import DATABASE_ERRORS, store_error
 from telephony.store.records import Page
 
@@ -30,7 +42,7 @@ class Session:
     `now` is a value or an SQL expression for this moment in milliseconds, by the clock that counts.
     """
 
-    def __init__(self, connection: AsyncConnection, now: Callable[[], int | ColumnElement[int]]) -> None:
+    def __init__(self, connection: Connection, now: Callable[[], int | ColumnElement[int]]) -> None:
         self._connection = connection
         self._now = now
         self.dialect = connection.dialect.name
@@ -68,6 +80,7 @@ class Rows(Generic[Record]):
         self._insert = table.insert()
         self._by_id = self.select.where(table.c.id == bindparam("row_id"))
         self._locked = self._by_id.with_for_update()
+        self._changes: dict[tuple[tuple[str, ...], bool], Update] = {}
 
     def values(self, record: Record) -> dict[str, Any]:
         """The record as parameters of an insert."""
@@ -103,6 +116,38 @@ class Rows(Generic[Record]):
         if unknown:
             raise StoreError(f"{self.table.name} has no column {unknown[0]}")
         return (await session.run(self.table.update().where(condition).values(dict(changes)))).rowcount
+
+    async def change(
+        self, session: Session, row_id: str, changes: Mapping[str, Any], *, fence: int | None = None
+    ) -> int:
+        """Change columns of one row, with `fence` only under it; returns 1, or 0 where it is not so.
+
+        The statement for the same columns is made once. Values are plain or SQL expressions.
+        """
+        if any(isinstance(value, ClauseElement) for value in changes.values()):
+            condition = self.table.c.id == row_id
+            if fence is not None:
+                condition = and_(condition, self.table.c.fence == fence)
+            return await self.update(session, condition, changes)
+        kind = (tuple(changes), fence is not None)
+        statement = self._changes.get(kind)
+        if statement is None:
+            statement = self._changes[kind] = self._change_of(*kind)
+        parameters = {f"new_{name}": value for name, value in changes.items()}
+        parameters["row_id"] = row_id
+        if fence is not None:
+            parameters["row_fence"] = fence
+        return (await session.run(statement, parameters)).rowcount
+
+    def _change_of(self, names: Sequence[str], fenced: bool) -> Update:
+        unknown = [name for name in names if name not in self._names]
+        if unknown:
+            raise StoreError(f"{self.table.name} has no column {unknown[0]}")
+        columns = self.table.c
+        statement = self.table.update().where(columns.id == bindparam("row_id"))
+        if fenced:
+            statement = statement.where(columns.fence == bindparam("row_fence"))
+        return statement.values({name: bindparam(f"new_{name}", type_=columns[name].type) for name in names})
 
     async def page(
         self, session: Session, *conditions: ColumnElement[bool], after: str | None, limit: int

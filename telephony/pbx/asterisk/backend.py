@@ -1,9 +1,10 @@
 """Asterisk behind the `Pbx` port: one AMI connection, one FastAGI server, one `Leg` per attempt.
 
 How a call goes: `Originate` (Async, ChannelId = attempt id) into `telephony-session`; `Newstate` tells
-the ringing, the FastAGI connection with the leg's nonce the answer, `Hangup` the end with its SIP and
-Q.850 cause. When the AMI link breaks, every leg is told; once it is back, each leg is compared with
-the live channels and with the note that the dialplan left in AstDB under the attempt's id.
+the ringing (180) and `DialState` early media (183), the FastAGI connection with the leg's nonce the
+answer, `Hangup` the end with its SIP and Q.850 cause. When the AMI link breaks, every leg is told; once
+it is back, each leg is compared with the live channels and with the note that the dialplan left in AstDB
+under the attempt's id.
 
 What it never does: send an Originate twice, run an application by Originate, or accept a session
 whose nonce is not that of a live leg.
@@ -392,10 +393,13 @@ class AsteriskPbx:
             if leg:
                 self._on_originate_response(leg, event)
             return
-        leg = self._legs.get(event.get("Uniqueid"))
+        dial_state = event.name == "DialState"
+        leg = self._legs.get(event.get("DestUniqueid" if dial_state else "Uniqueid"))
         if leg is None:
             return
-        if event.name == "Newstate":
+        if dial_state:
+            self._on_dial_state(leg, event.get("DialStatus"))
+        elif event.name == "Newstate":
             self._on_state(leg, event.get("ChannelState"))
         elif event.name == "Hangup":
             self._on_hangup(leg, event)
@@ -408,6 +412,13 @@ class AsteriskPbx:
             leg.deliver(Ringing())
         elif state == "6":
             leg.answered = True
+
+    @staticmethod
+    def _on_dial_state(leg: AsteriskLeg, status: str) -> None:
+        """A 183 leaves the channel's state alone, and yet the callee's network has the call."""
+        if status == "PROGRESS" and not leg.rang:
+            leg.rang = True
+            leg.deliver(Ringing())
 
     def _on_originate_response(self, leg: AsteriskLeg, event: Message) -> None:
         if event.get("Response") == "Success":
@@ -429,7 +440,10 @@ class AsteriskPbx:
         """
         if leg.ended:
             return
-        if leg.gone is not None and (leg.answered or leg.reason is not None or leg.adopted):
+        if leg.adopted and not leg.answered:
+            # What came before the adoption was told to nobody here: the dialplan's note knows it.
+            self._reconcile_now.set()
+        elif leg.gone is not None and (leg.answered or leg.reason is not None):
             leg.deliver(Ended(_cause_of(leg)))
         elif leg.last_hope is None:
             leg.last_hope = asyncio.get_running_loop().call_later(
@@ -484,7 +498,7 @@ class AsteriskPbx:
             channel = live.get(leg.order.attempt_id)
             if channel is not None:
                 self._on_live(leg, channel)
-            elif not leg.ended and asked_ms - leg.dialed_at_ms > SETTLE_MS:
+            elif not leg.ended and (leg.gone is not None or asked_ms - leg.dialed_at_ms > SETTLE_MS):
                 await self._on_gone(leg, restarted=self._restarted_since(leg.dialed_at_ms))
             elif not leg.ended:
                 asyncio.get_running_loop().call_later(SETTLE_MS / 1000, self._reconcile_now.set)
@@ -510,6 +524,8 @@ class AsteriskPbx:
             cause = trace.cause or HangupCause(Cause.UNKNOWN)
             if leg.hanging_up and trace.fate is Fate.NOT_ANSWERED:
                 cause = HangupCause(Cause.CANCELED, cause.sip, cause.q850)
+        elif leg.gone is not None:
+            cause = _cause_of(leg)
         elif restarted:
             cause = HangupCause(Cause.PBX_LOST)
         elif self._link_age_ms() < SETTLE_MS:
@@ -580,7 +596,8 @@ def _cause_of(leg: AsteriskLeg) -> HangupCause:
     if leg.hanging_up:
         return HangupCause(Cause.CANCELED, sip, q850)
     if leg.reason == RING_TIMEOUT:
-        return HangupCause(Cause.NO_ANSWER, None, q850)
+        # Without any 18x it is our own 408: the trunk was silent, and nobody's phone has rung.
+        return HangupCause(Cause.NO_ANSWER if leg.rang else Cause.TRUNK_FAULT, None, q850)
     cause = classify(sip=sip, q850=q850, rang=leg.rang, answered=False)
     if cause.cause in (Cause.CANCELED, Cause.UNKNOWN, Cause.NORMAL):
         return HangupCause(_REASONS.get(leg.reason or "", Cause.UNKNOWN), sip, q850)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from sqlalchemy import and_, bindparam, func, select
+from sqlalchemy import bindparam, func, select
 
 from telephony.errors import StaleFence, StoreError
 from telephony.model.call import AttemptPhase
@@ -23,6 +23,7 @@ _c: Final = attempt.c
 _OF_REQUEST: Final = _rows.select.where(_c.request_id == bindparam("of")).order_by(_c.number)
 _OPEN: Final = _rows.select.where(_c.ended_at.is_(None)).order_by(_c.created_at, _c.id)
 _OPEN_TO: Final = select(func.count()).where(_c.ended_at.is_(None), _c.to_number == bindparam("to_number"))
+_ALONE_WITH: Final = select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("to_number"), 0)))
 _DIALED: Final = select(func.count()).where(
     _c.dialed_at.is_not(None), _c.to_number == bindparam("to_number"), _c.dialed_at >= bindparam("since")
 )
@@ -56,7 +57,7 @@ class Attempts:
         """
         if columns.get("phase") == AttemptPhase.ENDED:
             columns = {"ended_at": self._session.now, **columns, "lease_until": None}
-        if not await _rows.update(self._session, and_(_c.id == attempt_id, _c.fence == fence), columns):
+        if not await _rows.change(self._session, attempt_id, columns, fence=fence):
             raise StaleFence(f"attempt {attempt_id} is not ours under fence {fence}")
 
     async def renew_leases(self, owner: str, ids: Iterable[str], until: int) -> set[str]:
@@ -72,7 +73,12 @@ class Attempts:
         return await _rows.fetch(self._session, _OPEN)
 
     async def number_is_open(self, to_number: str) -> bool:
-        """Whether an attempt to this number has not ended: a second one may not be added."""
+        """Whether an attempt to this number has not ended: a second one may not be added.
+
+        Nobody else is told about this number before the transaction ends, so who hears "no" may add one.
+        """
+        if self._session.dialect == "postgresql":
+            await self._session.run(_ALONE_WITH, {"to_number": to_number})
         return bool(await self._session.value(_OPEN_TO, {"to_number": to_number}))
 
     async def count_to_number_since(self, to_number: str, since: int) -> int:

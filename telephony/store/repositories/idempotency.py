@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final, TypeAlias
 
-from sqlalchemy import ColumnElement, and_, bindparam, select
+from sqlalchemy import ColumnElement, and_, bindparam, select, tuple_
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -26,6 +26,25 @@ _SELECT: Final = (
     .where(_c.client == bindparam("of_client"), _c.key == bindparam("of_key"))
     .with_for_update()
 )
+_FINISH: Final = (
+    idempotency.update()
+    .where(_c.client == bindparam("of_client"), _c.key == bindparam("of_key"))
+    .values(
+        state=bindparam("new_state", type_=_c.state.type),
+        status=bindparam("new_status", type_=_c.status.type),
+        body=bindparam("new_body", type_=_c.body.type),
+        content_type=bindparam("new_content_type", type_=_c.content_type.type),
+        resource=bindparam("new_resource", type_=_c.resource.type),
+    )
+)
+_PURGE_BATCH: Final = 1_000
+_EXPIRED: Final = (
+    select(_c.client, _c.key)
+    .where(_c.expires_at <= bindparam("now"))
+    .order_by(_c.expires_at)
+    .limit(bindparam("most"))
+)
+_PURGE: Final = idempotency.delete().where(tuple_(_c.client, _c.key).in_(_EXPIRED))
 _TRIES: Final = 3
 
 
@@ -81,13 +100,13 @@ class Idempotency:
     ) -> None:
         """Keep the answer (HTTP status and text) for whoever asks again. The body must hold no secret."""
         changes: dict[str, Any] = {
-            "state": IdempotencyState.DONE,
-            "status": status,
-            "body": body,
-            "content_type": content_type,
-            "resource": resource,
+            "new_state": IdempotencyState.DONE,
+            "new_status": status,
+            "new_body": body,
+            "new_content_type": content_type,
+            "new_resource": resource,
         }
-        changed = await self._session.run(idempotency.update().where(_is(client, key)).values(changes))
+        changed = await self._session.run(_FINISH, {"of_client": client, "of_key": key, **changes})
         if changed.rowcount != 1:
             raise StoreError("the idempotency key was not begun, or has been purged")
 
@@ -97,8 +116,8 @@ class Idempotency:
         await self._session.run(idempotency.delete().where(_is(client, key), in_flight))
 
     async def purge(self, now: int) -> int:
-        """Forget the expired ones, and return how many."""
-        return (await self._session.run(idempotency.delete().where(_c.expires_at <= now))).rowcount
+        """Forget expired ones, a thousand at most, and return how many."""
+        return (await self._session.run(_PURGE, {"now": now, "most": _PURGE_BATCH})).rowcount
 
 
 def _is(client: str, key: str) -> ColumnElement[bool]:

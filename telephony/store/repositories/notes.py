@@ -187,13 +187,12 @@ class Outbox:
         # A dead one that is being sent again is in turn too, and ahead of all that wait: it opens the next.
         if rest and rest[0].opened_at is None:
             turn = {"opened_at": now, "due_at": max(now, rest[0].due_at)}
-            await _outbox.update(self._session, _c.id == rest[0].id, turn)
+            await _outbox.change(self._session, rest[0].id, turn)
 
     async def _undone(self, resource: str) -> Sequence[OutboxRecord]:
         """The resource's webhooks that are neither delivered nor dead, in order and locked."""
         return await _outbox.fetch(self._session, _UNDONE_OF_RESOURCE, {"of": resource})
 
     async def _change(self, record: OutboxRecord, changes: dict[str, Any]) -> None:
-        ours = and_(_c.id == record.id, _c.fence == record.fence)
-        if not await _outbox.update(self._session, ours, changes):
+        if not await _outbox.change(self._session, record.id, changes, fence=record.fence):
             raise StaleFence(f"webhook {record.id} is not ours under fence {record.fence}")

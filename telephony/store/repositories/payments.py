@@ -57,7 +57,7 @@ class Payments:
         if (status := columns.get("status")) is not None and status != PaymentStatus.PENDING:
             columns = {"ended_at": self._session.now, **columns}
         changes = {"updated_at": self._session.now, **columns}
-        if not await _rows.update(self._session, _c.id == payment_id, changes):
+        if not await _rows.change(self._session, payment_id, changes):
             raise NotFound("id", f"there is no payment confirmation {payment_id}", "Send the id of one")
 
     async def due_expired(self, now: int, limit: int) -> builtins.list[PaymentRecord]:

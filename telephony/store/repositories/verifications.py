@@ -80,7 +80,7 @@ class Verifications:
         if (status := columns.get("status")) is not None and status != VerificationStatus.PENDING:
             columns = {"ended_at": self._session.now, **columns, "code_sealed": None}
         changes = {"updated_at": self._session.now, **columns}
-        if not await _rows.update(self._session, _c.id == verification_id, changes):
+        if not await _rows.change(self._session, verification_id, changes):
             raise NotFound("id", f"there is no verification {verification_id}", "Send the id of one")
 
     async def due_expired(self, now: int, limit: int) -> Sequence[VerificationRecord]:

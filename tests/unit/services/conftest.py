@@ -194,7 +194,7 @@ async def house(
         voice,
         engine,
         verifications,
-        Calls(store, engine, router, voice, flows, clock=clock),
+        Calls(store, engine, router, voice, flows, clock=clock, withdraw={PaymentFlow.name: book.cancel}),
         codes,
         clock,
         payments,

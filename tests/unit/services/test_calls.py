@@ -10,9 +10,12 @@ from datetime import UTC, datetime, time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from telephony.api.schemas import Call
 from telephony.calls.flow import Outcome, Prepared
+from telephony.calls.policy import policy_for
 from telephony.calls.quiet import Window
 from telephony.errors import (
     CallEnded,
@@ -31,6 +34,7 @@ from telephony.model.media import Media
 from telephony.model.prompt import Phrase, Text
 from telephony.pbx.memory import Callee, MemorySession
 from telephony.pbx.port import CallSession, Gathered
+from telephony.services.admission import check_json
 from telephony.services.announcement import AnnouncementFlow
 from telephony.services.call_view import view_of
 from telephony.services.contract import (
@@ -384,6 +388,33 @@ async def test_what_is_of_no_use_is_refused_by_field(
         assert caught.value.mend
     assert house.pbx.orders == []
     assert (await house.calls.list(CLIENT, status=None, cursor=None, limit=10)).items == ()
+
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    variables=st.dictionaries(st.sampled_from(["text", "play_times", "ack_key"]) | st.text(max_size=5), JSON),
+    retry=st.dictionaries(st.sampled_from(["attempts", "pause", "longest_pause", "on"]), JSON),
+)
+def test_whatever_is_sent_is_taken_or_refused_by_field(
+    variables: dict[str, Any], retry: dict[str, Any]
+) -> None:
+    flow = AnnouncementFlow(None, None)  # type: ignore[arg-type]
+    for check, value, field in (
+        (flow.check, variables, "variables."),
+        (lambda value: policy_for(CallClass.SURVEY, value), retry, "retry."),
+        (lambda value: check_json("metadata", value), variables, "metadata"),
+    ):
+        try:
+            check(value)
+        except InputError as error:
+            assert error.field.startswith(field)  # noqa: PT017
+            assert error.mend  # noqa: PT017
 
 
 @pytest.mark.parametrize(

@@ -132,11 +132,10 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
             store,
             pbx,
             router,
-            {
-                VerificationFlow.name: VerificationFlow(store, studio, codes, notices=notices),
-                PaymentFlow.name: PaymentFlow(book, studio, app=app, agent=_agent(settings)),
-                **flows.for_engine(),
-            },
+            flows.for_engine(
+                VerificationFlow(store, studio, codes, notices=notices),
+                PaymentFlow(book, studio, app=app, agent=_agent(settings)),
+            ),
             owner=settings.server.node,
             discard=studio.discard,
             config=_engine(settings),

@@ -181,11 +181,7 @@ async def house(
         store,
         pbx,
         router,
-        {
-            VerificationFlow.name: VerificationFlow(store, voice, codes, notices=notices, clock=clock),
-            PaymentFlow.name: payment_flow,
-            **flows.for_engine(),
-        },
+        flows.for_engine(VerificationFlow(store, voice, codes, notices=notices, clock=clock), payment_flow),
         owner="one",
         discard=voice.discard,
         clock=clock,

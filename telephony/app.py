@@ -27,8 +27,10 @@ from telephony.model.prompt import Phrase
 from telephony.net.ami import AmiConfig
 from telephony.pbx.asterisk import AsteriskConfig, AsteriskPbx
 from telephony.resources import data_dir
-from telephony.services.calls import Calls
+from telephony.services.announcement import AnnouncementFlow
+from telephony.services.calls import CallRules, Calls
 from telephony.services.codes import CodeBox, derive_key
+from telephony.services.flows import FlowRegistry
 from telephony.services.housekeeping import Housekeeper
 from telephony.services.notices import Notices
 from telephony.services.payment import PaymentRules, Payments
@@ -46,7 +48,7 @@ from telephony.trunks.routing import Router
 
 log = structlog.get_logger(__name__)
 
-AMI_EVENTS: Final = ("Hangup", "Newstate", "OriginateResponse")
+AMI_EVENTS: Final = ("DialState", "Hangup", "Newstate", "OriginateResponse")
 BRANDED: Final = (
     "verification.greeting",
     "verification.press_key",
@@ -125,6 +127,7 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
         notices = Notices(endpoints, deliverer.wake)
         book = PaymentBook(store, notices)
         app = AppQuestion(egress, guard, endpoints)
+        flows = FlowRegistry([AnnouncementFlow(store, studio)], notices)
         engine = CallEngine(
             store,
             pbx,
@@ -132,10 +135,11 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
             {
                 VerificationFlow.name: VerificationFlow(store, studio, codes, notices=notices),
                 PaymentFlow.name: PaymentFlow(book, studio, app=app, agent=_agent(settings)),
+                **flows.for_engine(),
             },
             owner=settings.server.node,
             discard=studio.discard,
-            config=EngineConfig(lease=settings.store.lease_seconds, drain=settings.server.drain_seconds),
+            config=_engine(settings),
         )
         verifications = Verifications(store, engine, router, studio, codes, _rules(settings), notices=notices)
         housekeeper = Housekeeper(store, studio, PaymentExpiry(book, engine), notices=notices)
@@ -149,7 +153,15 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
             app=app,
             deadline_set=housekeeper.look_by,
         )
-        calls = Calls(store, engine)
+        calls = Calls(
+            store,
+            engine,
+            router,
+            studio,
+            flows,
+            CallRules(ttl=settings.calls.ttl),
+            withdraw={PaymentFlow.name: book.cancel},
+        )
         urls = {name: endpoint.url for name, endpoint in endpoints.items()}
         deliveries = WebhookDeliveries(store, urls, deliverer.wake)
         deliverer.start()
@@ -251,6 +263,17 @@ def _trunks(settings: Settings) -> list[Trunk]:
         )
         for section in settings.trunks
     ]
+
+
+def _engine(settings: Settings) -> EngineConfig:
+    return EngineConfig(
+        lease=settings.store.lease_seconds,
+        drain=settings.server.drain_seconds,
+        max_calls=settings.calls.max_calls,
+        otp_share=settings.calls.otp_share,
+        windows=settings.windows(),
+        retry=settings.retry_rules(),
+    )
 
 
 def _rules(settings: Settings) -> VerificationRules:

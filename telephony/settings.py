@@ -16,6 +16,7 @@ import secrets
 import socket
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import time
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
@@ -31,11 +32,14 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from telephony.calls.policy import MAX_ROUNDS, policy_for
+from telephony.calls.quiet import Window
 from telephony.egress.guard import Guard, url_problem
 from telephony.egress.rules import DeliveryRules, Endpoint
 from telephony.egress.schedule import WHOLE_SCHEDULE
 from telephony.egress.signing import decode_secret
 from telephony.errors import ConfigError, InputError
+from telephony.model.call import CallClass
 from telephony.model.client import Client
 
 ENVIRONMENT_PREFIX: Final = "TELEPHONY_"
@@ -48,6 +52,8 @@ _NO_KEYS: Final = re.compile(
     r"TELEPHONY_(CONFIG|URL|KEY|LAB_\w+|SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)"
 )
 _CODECS: Final = ("ulaw", "alaw", "g722", "g729", "gsm", "ilbc", "opus", "slin", "slin16", "speex")
+_HOURS: Final = re.compile(r"((?:[01][0-9]|2[0-3]):[0-5][0-9])-((?:[01][0-9]|2[0-3]):[0-5][0-9]|24:00)")
+_MIDNIGHT: Final = "24:00"
 _STORES: Final = re.compile(r"sqlite(\+aiosqlite)?:///[^?]+|(postgres|postgresql|postgresql\+asyncpg)://.+")
 
 
@@ -131,6 +137,27 @@ def _no_store(text: str) -> str | None:
     if _STORES.fullmatch(text):
         return None
     return "is not a store; write sqlite:///var/telephony.db or postgresql://user@host/database"
+
+
+def _window(text: str) -> Window:
+    """Read `09:00-12:00`; raises `ValueError` with `problem; mend`."""
+    found = _HOURS.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} names no hours; write them like 09:00-12:00, from 00:00 to 24:00")
+    start, end = time.fromisoformat(found[1]), time.fromisoformat(found[2].replace(_MIDNIGHT, "00:00"))
+    if found[2] != _MIDNIGHT and end <= start:
+        raise ValueError(
+            f'{text!r} ends before it begins; over midnight write two: "{found[1]}-24:00", "00:00-{found[2]}"'
+        )
+    return Window(start, end)
+
+
+def _no_hours(text: str) -> str | None:
+    try:
+        _window(text)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _no_reachable_entry(text: str) -> str | None:
@@ -282,6 +309,47 @@ class PaymentSection(Section):
     transfer_context: Annotated[str, _checked(_no_dialplan_name)] = ""
 
 
+class CallSection(Section):
+    """`[calls]`: how long a call of `POST /v1/calls` is open, in seconds, and how many are at work at once.
+
+    `otp_share` is the part of `max_calls` that is kept free for codes.
+    """
+
+    ttl: int = Field(default=86_400, ge=30, le=604_800)
+    max_calls: int = Field(default=500, ge=1, le=100_000)
+    otp_share: float = Field(default=0.2, ge=0, le=0.9)
+
+
+Hours = tuple[Annotated[str, _checked(_no_hours)], ...]
+
+
+class CallingHours(Section):
+    """`[calling_hours]`: when each class may ring, by the clock of whoever is called; empty: always."""
+
+    otp: Hours = ()
+    transaction: Hours = ()
+    callback: Hours = ()
+    survey: Hours = ()
+
+
+class RetryRule(Section):
+    """How often a phone is rung and when, for what a request does not say; as its `retry`."""
+
+    attempts: int | None = Field(default=None, ge=1, le=MAX_ROUNDS)
+    pause: Annotated[float, Field(ge=1, le=86_400)] | None = None
+    longest_pause: Annotated[float, Field(ge=1, le=86_400)] | None = None
+    on: tuple[str, ...] | None = None
+
+
+class RetrySection(Section):
+    """`[retry.otp]` and the like: by class of call."""
+
+    otp: RetryRule = RetryRule()
+    transaction: RetryRule = RetryRule()
+    callback: RetryRule = RetryRule()
+    survey: RetryRule = RetryRule()
+
+
 class Numbers(Section):
     """`[numbers]`: who may be called. One of the two lists must say so."""
 
@@ -301,6 +369,7 @@ class Numbers(Section):
 class ClientSection(Section):
     """`[[clients]]`: an app with its key's hash, `sha256:` and 64 hexadecimal digits.
 
+    Calls show `caller_number`, or one of `caller_numbers` where the request asks for it.
     Its webhooks go to `webhook_url`, signed with `webhook_secret` (`whsec_` and base64) and, while that is
     being changed, with `webhook_old_secret` too.
     """
@@ -309,6 +378,7 @@ class ClientSection(Section):
     key_hash: Annotated[str, _checked(_no_key_hash)]
     brand: Name
     caller_number: Annotated[str, _checked(_no_caller_number)] = ""
+    caller_numbers: tuple[Annotated[str, Field(min_length=1), _checked(_no_caller_number)], ...] = ()
     default_locale: Line = "en"
     locales: tuple[Line, ...] = ()
     default_region: Region | None = None
@@ -351,6 +421,9 @@ class Settings(Section):
     speech: SpeechSection = SpeechSection()
     verification: VerificationSection = VerificationSection()
     payments: PaymentSection = PaymentSection()
+    calls: CallSection = CallSection()
+    calling_hours: CallingHours = CallingHours()
+    retry: RetrySection = RetrySection()
     numbers: Numbers
     clients: tuple[ClientSection, ...] = Field(min_length=1)
     webhooks: Webhooks = Webhooks()
@@ -368,9 +441,24 @@ class Settings(Section):
                 default_region=section.default_region or self.numbers.default_region,
                 regions=self.numbers.allowed_regions,
                 prefixes=self.numbers.allowed_prefixes,
+                caller_numbers=section.caller_numbers,
             )
             for section in self.clients
         )
+
+    def windows(self) -> dict[CallClass, tuple[Window, ...]]:
+        """The hours of `[calling_hours]`, by class."""
+        hours = self.calling_hours
+        return {one: tuple(map(_window, getattr(hours, one.value))) for one in CallClass}
+
+    def retry_rules(self) -> dict[CallClass, dict[str, Any]]:
+        """What `[retry.…]` says of each class, as `policy_for` takes it."""
+        rules: dict[CallClass, dict[str, Any]] = {}
+        for one in CallClass:
+            said = getattr(self.retry, one.value).model_dump(mode="json", exclude_none=True)
+            if said:
+                rules[one] = said
+        return rules
 
     def webhook_endpoints(self) -> dict[str, Endpoint]:
         """Where the clients that have a `webhook_url` want their webhooks, by name; raises `ConfigError`."""
@@ -495,6 +583,16 @@ def _faults_between(settings: Settings) -> Iterator[ConfigError]:
             mend = f"Write one of {', '.join(client.locales)}"
             yield ConfigError(f"clients[{place}].default_locale", "is not among the client's locales", mend)
         yield from _webhook_faults(f"clients[{place}]", client)
+    for call_class, rule in settings.retry_rules().items():
+        try:
+            policy_for(call_class, rule)
+        except InputError as error:
+            key = error.field.replace("retry", f"retry.{call_class.value}", 1)
+            yield ConfigError(key, error.problem, error.mend)
+    most = settings.fastagi.max_connections
+    if settings.calls.max_calls > most:
+        mend = f"Write at most {most}, or raise fastagi.max_connections too"
+        yield ConfigError("calls.max_calls", "is more than fastagi.max_connections takes", mend)
     payments = settings.payments
     if bool(payments.transfer_extension) != bool(payments.transfer_context):
         missing = "transfer_context" if payments.transfer_extension else "transfer_extension"

@@ -28,7 +28,7 @@ import structlog
 from telephony.calls.custody import Custody
 from telephony.calls.flow import Flow, Outcome, Prepared
 from telephony.calls.outcome import interrupted, unanswered
-from telephony.calls.policy import PRIORITIES, Step, policy_for
+from telephony.calls.policy import PRIORITIES, RetryPolicy, Step, policy_for
 from telephony.calls.quiet import Window, next_allowed
 from telephony.errors import (
     CallEnded,
@@ -47,7 +47,7 @@ from telephony.model.call import FINAL_CALL_STATUSES, AttemptPhase, CallClass, C
 from telephony.model.hangup import Cause, HangupCause
 from telephony.model.ids import new_id
 from telephony.model.media import Media
-from telephony.model.number import parse_number
+from telephony.model.number import PhoneNumber, parse_number
 from telephony.pbx.port import (
     Answered,
     CallSession,
@@ -81,7 +81,8 @@ class EngineConfig:
     """Times in seconds. `link_patience`: how long a leg may stay unknown while the PBX is away.
 
     `max_calls` bounds the calls at work at once; of them `otp_share` is kept free for codes. `windows`
-    are the hours in which each class may ring; a class without any may always.
+    are the hours in which each class may ring; a class without any may always. `retry` is what the
+    requests of a class leave out of their own (`policy_for`).
     """
 
     lease: float = 30.0
@@ -93,6 +94,7 @@ class EngineConfig:
     otp_share: float = 0.2
     number_pause: float = 0.5
     windows: Mapping[CallClass, tuple[Window, ...]] = field(default_factory=dict)
+    retry: Mapping[CallClass, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +214,7 @@ class CallEngine:
             and not await work.attempts.number_is_open(request.to_number)
         )
         if not starts_now or route is None:
-            waiting = replace(request, status=CallStatus.QUEUED, due_at=self._allowed_at(request, now))
+            waiting = replace(request, status=CallStatus.QUEUED, due_at=self._next_look(request, now))
             await work.requests.add(waiting)
             if (waiting.due_at or 0) <= now and (self._stopping or not self._may_start(request)):
                 await work.pokes.send(PokeKind.DUE)
@@ -255,13 +257,37 @@ class CallEngine:
         start = max(now, request.not_before or 0)
         return next_allowed(parse_number(request.to_number), windows, start) if windows else start
 
+    def _next_look(self, request: RequestRecord, now: int) -> int:
+        """When a request that waits is due: once it may ring, or once it is too late for that."""
+        limits = [limit for limit in (request.dial_by, request.expires_at) if limit is not None]
+        return min([self._allowed_at(request, now), *limits])
+
+    def waits_until(self, call_class: CallClass, number: PhoneNumber, now: int) -> int | None:
+        """Return when a call of this class may ring this number, None where it may at `now`."""
+        allowed = next_allowed(number, self._config.windows.get(call_class, ()), now)
+        return allowed if allowed > now else None
+
+    def policy(self, call_class: CallClass, wanted: Mapping[str, Any]) -> RetryPolicy:
+        """Return how often and when a request of this class is rung; raises `InputError`."""
+        return policy_for(call_class, wanted, self._config.retry.get(call_class))
+
     async def cancel(self, request_id: str) -> None:
         """Stop a call, whoever runs it: queued it ends, ringing it is hung up, answered its flow is told."""
+        now, waiting = self._clock(), None
         async with self._store.transaction() as work:
-            asked = await work.requests.ask_cancel(request_id, self._clock())
-            if asked and request_id not in self._lives:
-                await work.pokes.send(PokeKind.CANCEL, request_id)
-        self._on_canceled(request_id)
+            asked = await work.requests.ask_cancel(request_id, now)
+            if request_id not in self._lives:
+                if not self._stopping:
+                    # Its end takes no place, so it waits for none.
+                    waiting = await work.requests.claim(
+                        request_id, self._owner, now, self._custody.lease_ms, lease_now=self._custody.now()
+                    )
+                if asked and waiting is None:
+                    await work.pokes.send(PokeKind.CANCEL, request_id)
+        if waiting is not None:
+            self._begin(waiting, None)
+        else:
+            self._on_canceled(request_id)
 
     def _on_canceled(self, request_id: str) -> None:
         """Somebody asked to cancel a request: it is at work here, or in the queue, or elsewhere."""
@@ -378,9 +404,9 @@ class CallEngine:
             await self._finish(life, None, ending)
             return False
         if life.attempt is None:
-            allowed = self._allowed_at(life.request, self._clock())
-            if allowed > self._clock():
-                await self._park(life, allowed, "quiet_hours")
+            now = self._clock()
+            if self._allowed_at(life.request, now) > now:
+                await self._park(life, self._next_look(life.request, now), "quiet_hours")
                 return False
             if not self._pbx.ready:
                 await self._wait_for_pbx(life)
@@ -573,7 +599,7 @@ class CallEngine:
     async def _conclude(self, life: _Life, cause: HangupCause, outcome: Outcome) -> bool:
         """After an attempt: another trunk at once, another round later, or the end."""
         request, attempt = life.request, life.attempt
-        policy = policy_for(request.call_class, request.retry)
+        policy = self.policy(request.call_class, request.retry)
         rang = attempt is not None and attempt.ringing_at is not None
         step = policy.step(outcome.retry_as, rang=rang) if outcome.retry_as else Step.STOP
         if life.cancel.is_set():
@@ -584,6 +610,8 @@ class CallEngine:
             if self._has_route(request, tried):
                 await self._close_attempt(life, cause, outcome, {**progress, "tried": tried}, None)
                 return True
+            # No other trunk is left: what follows is another ring, if `retry` wants one for this cause.
+            step = policy.step(outcome.retry_as, rang=True)
         rounds = int(progress.get("rounds", 0)) + 1
         if step is not Step.STOP and rounds < policy.rounds:
             pause = round(policy.pause(rounds) * 1000)
@@ -858,11 +886,15 @@ class CallEngine:
             pause = 30.0
             try:
                 next_due = await self._next_due()
-                if next_due is not None and next_due <= self._clock():
-                    if await self._claim():
+                looked = self._clock()
+                if next_due is not None and next_due <= looked:
+                    if await self._claim(looked):
                         continue
                     next_due = await self._next_due()
-                if next_due is not None:
+                if next_due is not None and next_due <= looked:
+                    # It was due and found no place: the end of a call wakes us.
+                    pause = 1.0
+                elif next_due is not None:
                     pause = min(pause, max(0.0, (next_due - self._clock()) / 1000))
             except (StoreError, Overloaded) as error:
                 log.warning("calls.due_unread", error=str(error))
@@ -871,9 +903,6 @@ class CallEngine:
                 # A fault of ours in one round must not end the work of all.
                 log.exception("calls.claim_failed")
                 pause = STORE_PAUSE
-            if pause <= 0:
-                # Something is due that finds no place: the end of a call wakes us.
-                pause = 1.0
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
 
@@ -881,15 +910,15 @@ class CallEngine:
         async with self._store.reading() as work:
             return await work.requests.next_due_at()
 
-    async def _claim(self) -> bool:
-        """Take what is due into our hands: codes first, the others where their share has room.
+    async def _claim(self, now: int) -> bool:
+        """Take what is due at `now` into our hands: codes first, the others where their share has room.
 
         Returns whether more may be due than was taken.
         """
         everybody, others = self._free_places()
         if everybody <= 0:
             return False
-        now, lease, lease_now = self._clock(), self._custody.lease_ms, self._custody.now()
+        lease, lease_now = self._custody.lease_ms, self._custody.now()
         async with self._store.transaction() as work:
             due = list(
                 await work.requests.claim_due(
@@ -901,7 +930,7 @@ class CallEngine:
                     lease_now=lease_now,
                 )
             )
-            room = min(others, CLAIM_BATCH - len(due))
+            room = min(others, everybody - len(due), CLAIM_BATCH - len(due))
             if room > 0:
                 due += await work.requests.claim_due(self._owner, now, room, lease, lease_now=lease_now)
         for request in due:

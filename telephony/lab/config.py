@@ -18,7 +18,7 @@ CONTROLLER_WRITE = "originate,call,reporting"
 """The rights of the controller's AMI user: these and no more are what the project asks of a PBX."""
 
 CONTROLLER_EVENTS = ("Hangup", "Newstate", "OriginateResponse")
-"""The events that the controller reads."""
+"""The events that the controller reads, beside the `DialState` that tells a 183."""
 
 QUALIFY_SECONDS = 2
 """How often the PBX asks each trunk whether it lives (SIP OPTIONS)."""
@@ -280,8 +280,14 @@ def _event_filters(instance: AsteriskInstance) -> list[str]:
     """
     release = tuple(int(part) for part in instance.program.version.split("+")[0].split(".")[:2])
     if release >= (22, 1):
-        return [f"eventfilter(action(include),name({name})) =" for name in CONTROLLER_EVENTS]
-    return [f"eventfilter=Event: {name}\\r" for name in CONTROLLER_EVENTS]
+        return [
+            *(f"eventfilter(action(include),name({name})) =" for name in CONTROLLER_EVENTS),
+            "eventfilter(action(include),name(DialState),header(DialStatus),method(exact)) = PROGRESS",
+        ]
+    return [
+        *(f"eventfilter=Event: {name}\\r" for name in CONTROLLER_EVENTS),
+        "eventfilter=DialStatus: PROGRESS\\r",
+    ]
 
 
 def _pjsip_head() -> str:

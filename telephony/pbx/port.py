@@ -121,7 +121,8 @@ class Leg(Protocol):
     async def next_event(self) -> LegEvent:
         """Wait for what happens next; after `Ended` it is not called again.
 
-        Asterisk: `OriginateResponse`, `Newstate` and `Hangup` of the channel, and the FastAGI session.
+        Asterisk: `OriginateResponse`, `Newstate`, `DialState` and `Hangup` of the channel, and the FastAGI
+        session.
         FreeSWITCH: `CHANNEL_PROGRESS`, `CHANNEL_ANSWER`, `CHANNEL_HANGUP_COMPLETE`, outbound socket.
         """
         ...

@@ -62,6 +62,7 @@ class Decision:
 
 
 EXPIRED: Final = Decision(PaymentStatus.EXPIRED, DecidedBy.DEADLINE)
+CANCELED: Final = Decision(PaymentStatus.CANCELED, DecidedBy.CLIENT)
 
 
 class PaymentBook:
@@ -103,6 +104,10 @@ class PaymentBook:
         self._tell(ended)
         self._notices.written()
         return ended
+
+    async def cancel(self, payment_id: str) -> PaymentRecord:
+        """Decide that the client has cancelled it, and return the row as it then is."""
+        return await self.decide(payment_id, CANCELED)
 
     async def decide_within(self, work: UnitOfWork, payment_id: str, decision: Decision) -> None:
         """The same in a transaction that somebody else commits."""
@@ -310,10 +315,18 @@ class AppQuestion:
 
 
 def _read(body: bytes) -> AppAnswer | None:
-    """Read `{"decision": "confirm" | "refuse"}`; None for anything else."""
+    """Read `{"decision": "confirm" | "refuse"}`; None for anything else, or where it is said twice."""
     with suppress(ValueError, RecursionError):
-        said = json.loads(body)
+        said = json.loads(body, object_pairs_hook=_each_once)
         decision = said.get("decision") if isinstance(said, dict) else None
         if decision in (AppAnswer.CONFIRM, AppAnswer.REFUSE):
             return AppAnswer(decision)
     return None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; raises `ValueError` for a name that stands in it twice."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError
+    return made

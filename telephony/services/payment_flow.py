@@ -10,11 +10,12 @@ say an amount of an order that is no longer open.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import groupby
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
@@ -25,7 +26,7 @@ from telephony.model.call import CallStatus, PaymentStatus
 from telephony.model.media import Media
 from telephony.model.prompt import Amount, Digits, Part, Phrase, Prompt, Silence, Text
 from telephony.pbx.port import CallSession
-from telephony.services.admission import Voice
+from telephony.services.admission import MACHINE_VARIABLE, Voice
 from telephony.services.payment_book import (
     ASK_SECONDS,
     EXPIRED,
@@ -35,20 +36,17 @@ from telephony.services.payment_book import (
     Decision,
     PaymentBook,
 )
+from telephony.services.talk import FROZEN_MARGIN, LEAD_IN, MAX_REPEATS, TAIL
 from telephony.store import RequestRecord, UnitOfWork
 from telephony.store.records import PaymentRecord
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
 FLOW_NAME: Final = "payment_confirmation"
 ASKINGS: Final = 3
-MAX_REPEATS: Final = 3
-"""How often `*` says everything again before it counts as no answer."""
-
 KEY_WAIT: Final = 5.0
-FROZEN_MARGIN: Final = 10.0
-"""Seconds of silence at most that a controller which froze in mid-call leaves somebody in."""
-
 STORE_PATIENCE: Final = 4.0
 """Seconds in which a store that cannot be written is asked again while somebody waits on the line.
 
@@ -59,16 +57,10 @@ STORE_PAUSE: Final = 0.25
 TRANSFER_LIMIT: Final = 3600.0
 """Seconds that the call may last once it is an agent's."""
 
-MACHINE_VARIABLE: Final = "machine_detection"
 MACHINE_ARGUMENT: Final = "amdstatus"
 """What the dialplan hands over of Asterisk's AMD (`AMDSTATUS`), where it has asked it."""
 
 REFERENCE_LENGTH: Final = 8
-LEAD_IN: Final = 0.3
-"""Silence before the first word: the first packets of a fresh RTP stream are often lost."""
-
-TAIL: Final = 0.1
-"""Silence after the last word: a PBX may drop the last 20 ms of a file."""
 
 _ENDINGS: Final = {
     PaymentStatus.CONFIRMED: "payment.confirmed",
@@ -137,7 +129,11 @@ class PaymentFlow:
 
     async def converse(self, session: CallSession, request: RequestRecord, prepared: Prepared) -> Outcome:
         """Ask until there is an answer, the order is closed, or nobody answers."""
-        record = await self._record(request)
+        try:
+            record = await _patiently(lambda: self._record(request))
+        except (StoreError, Overloaded) as error:
+            log.error("payment.unread", payment=request.flow_ref, error=str(error))
+            return Outcome(CallStatus.FAILED, "store_failed", retry_as=NO_INPUT)
         if record is None:
             return Outcome(CallStatus.CANCELED, "payment_gone")
         sayings = dict(zip(self._sayings(request, record), prepared.media[1:], strict=True))
@@ -151,9 +147,11 @@ class PaymentFlow:
     async def _ask(self, talk: _Talk, record: PaymentRecord) -> Outcome:
         unanswered = repeats = 0
         while unanswered < ASKINGS:
-            if not await self._still_open(record):
+            asked = bool(talk.keys or unanswered)
+            # Before the first asking the row has just been read.
+            if not (await self._still_open(record) if asked else self._book.is_open(record)):
                 return await self._end(talk, record, EXPIRED)
-            if talk.keys or unanswered:
+            if asked:
                 await talk.session.extend(_time_to_ask(talk.question))
             gathered = await talk.session.gather(talk.question, max_digits=1, timeout=KEY_WAIT, terminator="")
             talk.keys += gathered.digits
@@ -231,16 +229,11 @@ class PaymentFlow:
 
     async def _decide(self, record: PaymentRecord, decision: Decision) -> PaymentRecord | None:
         """Decide, with some patience for the store; None where it cannot be written in time."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + STORE_PATIENCE
-        while True:
-            try:
-                return await self._book.decide(record.id, decision)
-            except (StoreError, Overloaded) as error:
-                log.error("payment.not_decided", payment=record.id, error=str(error))
-            if loop.time() + STORE_PAUSE > deadline:
-                return None
-            await asyncio.sleep(STORE_PAUSE)
+        try:
+            return await _patiently(lambda: self._book.decide(record.id, decision))
+        except (StoreError, Overloaded) as error:
+            log.error("payment.not_decided", payment=record.id, error=str(error))
+            return None
 
     async def _still_open(self, record: PaymentRecord) -> bool:
         """Look at the row before the next word; a store that can't be read is asked at the key press."""
@@ -261,9 +254,7 @@ class PaymentFlow:
             return
         match outcome.status:
             case CallStatus.EXPIRED:
-                decision = Decision(PaymentStatus.EXPIRED, DecidedBy.DEADLINE)
-            case CallStatus.CANCELED:
-                decision = Decision(PaymentStatus.CANCELED, DecidedBy.CLIENT)
+                decision = EXPIRED
             case _:
                 decision = Decision(PaymentStatus.FAILED, DecidedBy.CALL, outcome.reason, outcome.keys)
         await self._book.decide_within(work, request.flow_ref, decision)
@@ -284,6 +275,19 @@ class PaymentFlow:
         if request.variables.get(MACHINE_VARIABLE) == "leave_message":
             sayings += (_VOICEMAIL,)
         return sayings
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask the store, for `STORE_PATIENCE` where it fails; raises what it failed with in the end."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + STORE_PATIENCE
+    while True:
+        try:
+            return await ask()
+        except (StoreError, Overloaded):
+            if loop.time() + STORE_PAUSE > deadline:
+                raise
+        await asyncio.sleep(STORE_PAUSE)
 
 
 def reference_of(order_id: str) -> str:

@@ -44,6 +44,7 @@ from telephony.services.contract import (
     VerificationView,
 )
 from telephony.services.notices import Notices
+from telephony.services.talk import FROZEN_MARGIN, LEAD_IN, MAX_REPEATS, TAIL
 from telephony.store import Store, UnitOfWork
 from telephony.store.records import (
     CheckFailureRecord,
@@ -56,23 +57,11 @@ log = structlog.get_logger(__name__)
 
 FLOW_NAME: Final = "verification"
 PAUSE_BEFORE_REPEAT: Final = 2.0
-LEAD_IN: Final = 0.3
-"""Silence before the first word: the first packets of a fresh RTP stream are often lost."""
-
-TAIL: Final = 0.1
-"""Silence after the last word: a PBX may drop the last 20 ms of a file."""
-
-MAX_REPEATS: Final = 3
-"""How often `*` says everything again."""
-
 STAR_WAIT: Final = 4.0
 """Seconds that the end of the prompt waits for a `*`."""
 
 KEYPRESS_ASKINGS: Final = 3
 KEYPRESS_WAIT: Final = 5.0
-FROZEN_MARGIN: Final = 10.0
-"""Seconds of silence at most that a controller which froze in mid-call leaves somebody in."""
-
 CODE_LENGTHS: Final = range(4, 11)
 
 
@@ -408,9 +397,11 @@ class Verifications:
     async def dry_run(self, client: Client, new: NewVerification) -> Verdict:
         """Make every check and choose the route; dial nothing and keep nothing."""
         number, locale, route = self._admit(client, new)
+        now = self._clock()
         async with self._store.reading() as work:
-            await self._check_budgets(work, number.e164, self._clock())
-        return Verdict(number.e164, locale, route.trunk.name, route.reason)
+            await self._check_budgets(work, number.e164, now)
+        waits_until = self._engine.waits_until(CallClass.OTP, number, now)
+        return Verdict(number.e164, locale, route.trunk.name, route.reason, waits_until)
 
     async def wait_changed(
         self, client: Client, verification_id: str, timeout: float, seen: CallStatus | None = None
@@ -443,8 +434,9 @@ class Verifications:
         since = now - round(self._rules.failures_window * 1000)
         if await work.check_failures.count(number, since) >= self._rules.failures_per_number:
             raise RateLimited("too many wrong codes for this number", retry_after=self._rules.failures_window)
-        if await work.requests.count_active_for_number(number):
-            raise RateLimited("a call to this number is under way", retry_after=30)
+        # A payment or a survey that waits for this number keeps no code from it.
+        if await work.requests.count_active_for_number(number, CallClass.OTP):
+            raise RateLimited("a call with a code to this number is under way", retry_after=30)
 
     def _request(
         self,

@@ -20,7 +20,12 @@ from tests.acceptance import databases, evidence
 from tests.store_engines import PostgresServer
 
 _HERE = Path(__file__).parent
-_GROUPS = {"test_outcomes.py": "lab-1", "test_secrecy.py": "lab-1", "test_payments.py": "lab-3"}
+_GROUPS = {
+    "test_outcomes.py": "lab-1",
+    "test_secrecy.py": "lab-1",
+    "test_payments.py": "lab-3",
+    "test_calls.py": "lab-3",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

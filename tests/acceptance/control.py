@@ -161,9 +161,7 @@ class ControllerProcess:
     async def start(self, *, wait_for_pbx: bool = True) -> None:
         mark = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tests.acceptance.controller", str(self.config), stderr=log
-            )
+            self._process = await asyncio.create_subprocess_exec(*self.command(), stderr=log)
         deadline = time.monotonic() + 30
         while True:
             text = self.log_file.read_bytes()[mark:].decode()
@@ -180,6 +178,10 @@ class ControllerProcess:
         lines = [json.loads(line) for line in self.log_file.read_text().splitlines() if line.startswith("{")]
         found = [line for line in lines if line.get("event") == event]
         return [{**line, "at": datetime.fromisoformat(line["timestamp"]).timestamp()} for line in found]
+
+    def command(self) -> list[str]:
+        """How the process is started."""
+        return [sys.executable, "-m", "tests.acceptance.controller", str(self.config)]
 
     @property
     def pid(self) -> int:

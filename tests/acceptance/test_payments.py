@@ -52,14 +52,15 @@ class Shop:
 
 
 @asynccontextmanager
-async def shop_and_controller(lab: Lab, folder: Path) -> AsyncIterator[tuple[Shop, Api]]:
+async def shop_and_controller(lab: Lab, folder: Path, **sections: Any) -> AsyncIterator[tuple[Shop, Api]]:
+    """The app and the controller it uses; `sections` go over the configuration."""
     shop = Shop()
     server = web.Application()
     server.router.add_post("/decide", shop.decide)
     server.router.add_post("/hook", shop.hook)
     async with TestServer(server) as listening:
         shop.url = str(listening.make_url("/"))
-        values = settings_of(lab, folder, webhooks={"allow_private": ["127.0.0.1"]})
+        values = settings_of(lab, folder, webhooks={"allow_private": ["127.0.0.1"]}, **sections)
         values["clients"][0] |= {"webhook_url": f"{shop.url}hook", "webhook_secret": SECRET}
         async with running(check_settings(values)) as controller, api_of(controller.url) as api:
             yield shop, api

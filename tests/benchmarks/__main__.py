@@ -1,71 +1,56 @@
 """`make bench`: what a call and a message cost, beside what users would take instead. Ratios count.
 
 The machine may be shared and noisy: everything is measured in one run, in turns, and the median of the
-ratios is told.
+ratios is told. `ROUNDS` and `CALLS` set how many turns and calls, `ONLY=calls,timers` chooses rows, `BIG=1`
+adds a store of a million requests, `PROFILE=1` tells where the controller's processor time goes instead.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-import statistics
-import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
+import sys
+from collections.abc import Awaitable, Callable
 
+import structlog
 from rich.console import Console
-from rich.table import Table
 
+from tests.benchmarks.agi_commands import agi_commands
 from tests.benchmarks.ami_parsing import ami_parsing
 from tests.benchmarks.answered_calls import answered_calls
+from tests.benchmarks.measure import Report
+from tests.benchmarks.post_to_invite import post_to_invite
+from tests.benchmarks.profile import profile
+from tests.benchmarks.store_size import store_size
+from tests.benchmarks.timers import timer_lateness
 
-ROUNDS = int(os.environ.get("ROUNDS", "5"))
+Say = Callable[[str], None]
 
-
-def ratios(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
-    """The least, the median and the greatest ratio, turn by turn."""
-    each = [mine / other for mine, other in zip(ours, theirs, strict=True)]
-    return min(each), statistics.median(each), max(each)
-
-
-def timed(work: Callable[[], None]) -> float:
-    """Processor seconds of one run."""
-    began = time.process_time()
-    work()
-    return time.process_time() - began
+ROWS: dict[str, Callable[[Report, Say], Awaitable[None]]] = {
+    "ami": ami_parsing,
+    "agi": agi_commands,
+    "calls": answered_calls,
+    "invite": post_to_invite,
+    "store": store_size,
+    "timers": timer_lateness,
+}
 
 
 async def main() -> None:
-    console = Console()
-    table = Table("what", "ratio (median of turns)", "least", "greatest", "aim")
-    parsing = ami_parsing(ROUNDS, timed)
-    if parsing is None:
-        console.print("panoramisk is not installed: `make bench` installs the extra `peers`")
-    else:
-        ours, theirs = parsing
-        least, middle, most = ratios(theirs, ours)
-        table.add_row(
-            "AMI events parsed, per second / panoramisk",
-            f"{middle:.1f}",
-            f"{least:.1f}",
-            f"{most:.1f}",
-            "≥ 2.5",
-        )
-    with tempfile.TemporaryDirectory(prefix="telephony-bench-") as folder:
-        ours_cpu, pbx_cpu, plain = await answered_calls(Path(folder), ROUNDS)
-    least, middle, most = ratios([a + b for a, b in zip(ours_cpu, pbx_cpu, strict=True)], plain)
-    table.add_row(
-        "CPU per answered call, all in / pure dialplan",
-        f"{middle:.2f}",
-        f"{least:.2f}",
-        f"{most:.2f}",
-        "≤ 1.5 (1.25)",
-    )
-    least, middle, most = ratios(pbx_cpu, plain)
-    table.add_row("  of it the PBX's share", f"{middle:.2f}", f"{least:.2f}", f"{most:.2f}", "")
-    console.print(table)
+    """Measure the rows that are asked for, and tell."""
+    console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
+    if os.environ.get("PROFILE"):
+        await profile(console.print)
+        return
+    chosen = [name for name in os.environ.get("ONLY", "").split(",") if name] or list(ROWS)
+    report = Report()
+    for name in chosen:
+        await ROWS[name](report, console.print)
+    console.print(f"raw figures: {report.write(console)}")
 
 
 if __name__ == "__main__":
+    # The lab's and the load generator's own log lines are not the benchmark's.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     asyncio.run(main())

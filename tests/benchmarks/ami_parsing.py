@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from telephony.wire.ami import AmiProtocol, Message
+from tests.benchmarks.measure import ROUNDS, Report, installed, ratios, timed
 
 EVENT = (
     "Event: Newstate\r\nPrivilege: call,all\r\nChannel: PJSIP/carrier-{n:08x}\r\nChannelState: 5\r\n"
@@ -32,14 +33,13 @@ class _Counter:
             self.seen += 1
 
 
-def ami_parsing(
-    rounds: int, timed: Callable[[Callable[[], None]], float]
-) -> tuple[list[float], list[float]] | None:
-    """Processor seconds of each round, ours and panoramisk's; None where it is not installed."""
-    try:
-        from panoramisk.ami_protocol import AMIProtocol
-    except ImportError:
-        return None
+async def ami_parsing(report: Report, say: Callable[[str], None]) -> None:
+    """Parse in turns, and report events per second against panoramisk, where it is installed."""
+    if not installed("panoramisk"):
+        say("panoramisk is not installed: `make bench` installs the extra `peers`")
+        return
+    from panoramisk.ami_protocol import AMIProtocol
+
     stream = "".join(EVENT.format(n=n) for n in range(EVENTS)).encode()
     chunks = [stream[start : start + CHUNK] for start in range(0, len(stream), CHUNK)]
 
@@ -63,5 +63,10 @@ def ami_parsing(
             protocol.data_received(chunk)
         assert counter.seen == EVENTS, counter.seen
 
-    pairs = [(timed(ours), timed(theirs)) for _ in range(rounds)]
-    return [mine for mine, _ in pairs], [other for _, other in pairs]
+    figures: dict[str, list[float]] = {"ours": [], "panoramisk": []}
+    for _ in range(ROUNDS):
+        figures["ours"].append(timed(ours) / EVENTS)
+        figures["panoramisk"].append(timed(theirs) / EVENTS)
+    report.keep("processor seconds per AMI event", figures)
+    each = ratios(figures["panoramisk"], figures["ours"])
+    report.row("AMI events parsed per second of processor time / panoramisk", each, aim="≥ 2.5")

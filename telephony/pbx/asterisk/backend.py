@@ -1,9 +1,10 @@
 """Asterisk behind the `Pbx` port: one AMI connection, one FastAGI server, one `Leg` per attempt.
 
 How a call goes: `Originate` (Async, ChannelId = attempt id) into `telephony-session`; `Newstate` tells
-the ringing, the FastAGI connection with the leg's nonce the answer, `Hangup` the end with its SIP and
-Q.850 cause. When the AMI link breaks, every leg is told; once it is back, each leg is compared with
-the live channels and with the note that the dialplan left in AstDB under the attempt's id.
+the ringing (180) and `DialState` early media (183), the FastAGI connection with the leg's nonce the
+answer, `Hangup` the end with its SIP and Q.850 cause. When the AMI link breaks, every leg is told; once
+it is back, each leg is compared with the live channels and with the note that the dialplan left in AstDB
+under the attempt's id.
 
 What it never does: send an Originate twice, run an application by Originate, or accept a session
 whose nonce is not that of a live leg.
@@ -428,10 +429,13 @@ class AsteriskPbx:
             if leg:
                 self._on_originate_response(leg, event)
             return
-        leg = self._legs.get(event.get("Uniqueid"))
+        dial_state = event.name == "DialState"
+        leg = self._legs.get(event.get("DestUniqueid" if dial_state else "Uniqueid"))
         if leg is None:
             return
-        if event.name == "Newstate":
+        if dial_state:
+            self._on_dial_state(leg, event.get("DialStatus"))
+        elif event.name == "Newstate":
             self._on_state(leg, event.get("ChannelState"))
         elif event.name == "Hangup":
             self._on_hangup(leg, event)
@@ -444,6 +448,13 @@ class AsteriskPbx:
             leg.deliver(Ringing())
         elif state == "6":
             leg.answered = True
+
+    @staticmethod
+    def _on_dial_state(leg: AsteriskLeg, status: str) -> None:
+        """A 183 leaves the channel's state alone, and yet the callee's network has the call."""
+        if status == "PROGRESS" and not leg.rang:
+            leg.rang = True
+            leg.deliver(Ringing())
 
     def _on_originate_response(self, leg: AsteriskLeg, event: Message) -> None:
         if event.get("Response") == "Success":
@@ -619,7 +630,8 @@ def _cause_of(leg: AsteriskLeg) -> HangupCause:
     if leg.hanging_up:
         return HangupCause(Cause.CANCELED, sip, q850)
     if leg.reason == RING_TIMEOUT:
-        return HangupCause(Cause.NO_ANSWER, None, q850)
+        # Without any 18x it is our own 408: the trunk was silent, and nobody's phone has rung.
+        return HangupCause(Cause.NO_ANSWER if leg.rang else Cause.TRUNK_FAULT, None, q850)
     cause = classify(sip=sip, q850=q850, rang=leg.rang, answered=False)
     if cause.cause in (Cause.CANCELED, Cause.UNKNOWN, Cause.NORMAL):
         return HangupCause(_REASONS.get(leg.reason or "", Cause.UNKNOWN), sip, q850)

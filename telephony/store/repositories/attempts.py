@@ -21,6 +21,7 @@ _c: Final = attempt.c
 _OF_REQUEST: Final = _rows.select.where(_c.request_id == bindparam("of")).order_by(_c.number)
 _OPEN: Final = _rows.select.where(_c.ended_at.is_(None)).order_by(_c.created_at, _c.id)
 _OPEN_TO: Final = select(func.count()).where(_c.ended_at.is_(None), _c.to_number == bindparam("to_number"))
+_ALONE_WITH: Final = select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("to_number"), 0)))
 _DIALED: Final = select(func.count()).where(
     _c.dialed_at.is_not(None), _c.to_number == bindparam("to_number"), _c.dialed_at >= bindparam("since")
 )
@@ -66,7 +67,12 @@ class Attempts:
         return await _rows.fetch(self._session, _OPEN)
 
     async def number_is_open(self, to_number: str) -> bool:
-        """Whether an attempt to this number has not ended: a second one may not be added."""
+        """Whether an attempt to this number has not ended: a second one may not be added.
+
+        Nobody else is told about this number before the transaction ends, so who hears "no" may add one.
+        """
+        if self._session.dialect == "postgresql":
+            await self._session.run(_ALONE_WITH, {"to_number": to_number})
         return bool(await self._session.value(_OPEN_TO, {"to_number": to_number}))
 
     async def count_to_number_since(self, to_number: str, since: int) -> int:

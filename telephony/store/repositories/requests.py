@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, and_, bindparam, case, func, literal_column, or_, select
 
 from telephony.errors import StaleFence, StoreError
-from telephony.model.call import FINAL_CALL_STATUSES, CallStatus
+from telephony.model.call import FINAL_CALL_STATUSES, CallClass, CallStatus
 from telephony.store.records import Page, RequestRecord
 from telephony.store.session import Rows, Session
 from telephony.store.tables import attempt, request
@@ -80,7 +80,9 @@ _FENCE_OF_REQUEST: Final = (
 _OF_FLOW: Final = _rows.select.where(_c.flow_ref.is_not(None), _c.flow_ref == bindparam("ref")).order_by(
     _c.created_at.desc(), _c.id.desc()
 )
-_ACTIVE: Final = select(func.count()).where(_c.to_number == bindparam("to_number"), _c.ended_at.is_(None))
+_ACTIVE: Final = select(func.count()).where(
+    _c.to_number == bindparam("to_number"), _c.ended_at.is_(None), _c.call_class == bindparam("of_class")
+)
 
 
 class Requests:
@@ -154,6 +156,18 @@ class Requests:
             if len(due) >= limit:
                 break
         return await self._hand(due, owner, now, (now if lease_now is None else lease_now) + lease_ms)
+
+    async def claim(
+        self, request_id: str, owner: str, now: int, lease_ms: int, *, lease_now: int | None = None
+    ) -> RequestRecord | None:
+        """Take one that waits in the queue, due or not, as `claim_due` does; None where it does not wait."""
+        record = await self.lock(request_id)
+        if record is None or record.due_at is None:
+            return None
+        if record.lease_until is not None or record.ended_at is not None:
+            return None
+        lease_until = (now if lease_now is None else lease_now) + lease_ms
+        return (await self._hand([record], owner, now, lease_until))[0]
 
     async def take_over(
         self,
@@ -278,9 +292,10 @@ class Requests:
         """Requests whose owner stopped renewing, longest ago first, only to be looked at."""
         return await _rows.fetch(self._session, _EXPIRED, {"now": now, "most": limit})
 
-    async def count_active_for_number(self, to_number: str) -> int:
-        """How many requests to this number are not final."""
-        return int(await self._session.value(_ACTIVE, {"to_number": to_number}))
+    async def count_active_for_number(self, to_number: str, call_class: CallClass) -> int:
+        """How many requests of this class to this number are not final."""
+        parameters = {"to_number": to_number, "of_class": call_class}
+        return int(await self._session.value(_ACTIVE, parameters))
 
     async def count_since(
         self,

@@ -280,6 +280,20 @@ class TestClaiming:
             assert await work.requests.get(stale.id) == taken
             assert await work.requests.next_due_at() == START + 1
 
+    async def test_one_that_waits_is_taken_by_its_id_due_or_not(self, store: Store) -> None:
+        waits = a_request(due_at=START + 9_000, fence=2)
+        held = a_request(owner="node-b", lease_until=START + 1)
+        over = a_request(status=CallStatus.COMPLETED, ended_at=START, due_at=START)
+        async with store.transaction() as work:
+            for record in (waits, held, over):
+                await work.requests.add(record)
+            taken = await work.requests.claim(waits.id, "node-a", START, 30_000)
+            assert taken is not None
+            assert (taken.owner, taken.fence, taken.lease_until) == ("node-a", 3, START + 30_000)
+            assert await work.requests.get(waits.id) == taken
+            for one in (waits.id, held.id, over.id, "call_none"):
+                assert await work.requests.claim(one, "node-a", START, 30_000) is None
+
     async def test_next_due_is_none_where_nothing_waits(self, store: Store) -> None:
         async with store.transaction() as work:
             await work.requests.add(a_request(owner="node-a", lease_until=START))
@@ -434,6 +448,11 @@ class TestCounting:
                 ("+87", "shop", START + 5),
             ]:
                 await work.requests.add(a_request(to_number=to_number, client=client, created_at=at))
+            await work.requests.add(
+                a_request(
+                    to_number="+8613800000001", client="later", call_class=CallClass.SURVEY, created_at=0
+                )
+            )
             count = work.requests.count_since
             assert await count(START, to_number="+8613800000001") == 2
             assert await count(START + 1, to_number="+8613800000001") == 1
@@ -442,7 +461,9 @@ class TestCounting:
             assert await count(START, prefix="+86138") == 2
             assert await count(START, prefix="+86", client="bank") == 1
             assert await count(START, most=3) == 3
-            assert await work.requests.count_active_for_number("+8613800000001") == 2
+            active = work.requests.count_active_for_number
+            assert await active("+8613800000001", CallClass.OTP) == 2
+            assert await active("+8613800000001", CallClass.SURVEY) == 1
 
     async def test_only_attempts_that_were_dialled(self, store: Store) -> None:
         record = a_request()

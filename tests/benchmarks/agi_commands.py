@@ -1,0 +1,118 @@
+"""FastAGI without a PBX: commands per second and processor time per command, on loopback.
+
+This process is Asterisk: it connects, tells the environment, and answers every command at once. Each
+server is a process of its own, and its own processor time is what counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from tests.benchmarks.measure import ROUNDS, Report, cpu_of, cpu_of_children, installed, ratios
+
+CONNECTIONS = 20
+COMMANDS = int(os.environ.get("COMMANDS", "2000"))
+"""Commands on each connection."""
+
+KINDS = ("ours", "ours-asyncio", "bare", "panoramisk", "pyst2")
+_NAMES = {"bare": "bare asyncio streams", "panoramisk": "panoramisk", "pyst2": "pyst2 (a process each)"}
+
+_ENVIRONMENT = (
+    "agi_network: yes\nagi_network_script: bench\nagi_request: agi://127.0.0.1/bench\n"
+    "agi_channel: PJSIP/carrier-00000001\nagi_language: en\nagi_type: PJSIP\n"
+    "agi_uniqueid: att_01arz3ndektsv4rrffq69g5fav\nagi_version: 22.10.1\nagi_callerid: +861088880000\n"
+    "agi_calleridname: unknown\nagi_callingpres: 0\nagi_callingani2: 0\nagi_callington: 0\n"
+    "agi_callingtns: 0\nagi_dnid: unknown\nagi_rdnis: unknown\nagi_context: telephony-session\n"
+    "agi_extension: answered\nagi_priority: 3\nagi_enhanced: 0.0\nagi_accountcode: \n"
+    "agi_threadid: 140000000000000\n\n"
+)
+
+
+class _Asterisk(asyncio.Protocol):
+    """One channel: each line that comes is a command, and is answered."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.get_running_loop().create_future()
+        self.answered = 0
+        self._transport: asyncio.WriteTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+        transport.write(_ENVIRONMENT.encode())
+
+    def data_received(self, data: bytes) -> None:
+        assert self._transport is not None
+        for _ in range(data.count(b"\n")):
+            self.answered += 1
+            self._transport.write(b"200 result=1 (42)\n")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.over.set_result(self.answered)
+
+
+async def agi_commands(report: Report, say: Callable[[str], None]) -> None:
+    """Measure every server in turns."""
+    kinds = [kind for kind in KINDS if kind not in _NAMES or kind == "bare" or installed(kind)]
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    rate: dict[str, list[float]] = {kind: [] for kind in kinds}
+    async with contextlib.AsyncExitStack() as stack:
+        servers = {kind: await stack.enter_async_context(_server(kind)) for kind in kinds}
+        for turn in range(ROUNDS + 1):
+            for kind, (pid, port) in servers.items():
+                used, wall = await _turn(pid, port)
+                if turn:
+                    # The first turn warms everybody up.
+                    seconds[kind].append(used)
+                    rate[kind].append(1 / wall)
+    for kind in kinds:
+        say(
+            f"FastAGI, {kind}: {1e6 * min(seconds[kind]):.0f} µs of processor time per command,"
+            f" {max(rate[kind]):.0f} commands/s"
+        )
+    report.keep("processor seconds per FastAGI command", seconds)
+    report.keep("FastAGI commands per second", rate)
+    for kind in [kind for kind in kinds if kind in _NAMES]:
+        report.row(f"FastAGI commands per second / {_NAMES[kind]}", ratios(rate["ours"], rate[kind]))
+        report.row(f"CPU per FastAGI command / {_NAMES[kind]}", ratios(seconds["ours"], seconds[kind]))
+    both = ratios(seconds["ours-asyncio"], seconds["bare"])
+    report.row("CPU per FastAGI command, ours without uvloop / bare asyncio streams", both)
+
+
+async def _turn(pid: int, port: int) -> tuple[float, float]:
+    """Processor and wall seconds per command."""
+    loop = asyncio.get_running_loop()
+    before, began = cpu_of(pid) + cpu_of_children(pid), loop.time()
+    channels = [(await loop.create_connection(_Asterisk, "127.0.0.1", port))[1] for _ in range(CONNECTIONS)]
+    answered = sum(await asyncio.gather(*(channel.over for channel in channels)))
+    wall = loop.time() - began
+    assert answered == CONNECTIONS * COMMANDS, answered
+    # A forking server counts a child only once it has looked for ended ones.
+    await asyncio.sleep(0.2)
+    return (cpu_of(pid) + cpu_of_children(pid) - before) / answered, wall / answered
+
+
+@asynccontextmanager
+async def _server(kind: str) -> AsyncIterator[tuple[int, int]]:
+    """A server's process and port."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.benchmarks.peers.agi_server", kind, str(COMMANDS)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(20):
+            line = await process.stdout.readline()
+            # structlog speaks on the same stream.
+            while line and not line.strip().isdigit():
+                line = await process.stdout.readline()
+        yield process.pid, int(line)
+    finally:
+        process.kill()
+        await process.wait()

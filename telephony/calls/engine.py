@@ -279,9 +279,8 @@ class CallEngine:
             if request_id not in self._lives:
                 if not self._stopping:
                     # Its end takes no place, so it waits for none.
-                    custody = self._custody
                     waiting = await work.requests.claim(
-                        request_id, self._owner, now, custody.lease_ms, lease_now=custody.now()
+                        request_id, self._owner, now, self._custody.lease_ms, lease_now=self._custody.now()
                     )
                 if asked and waiting is None:
                     await work.pokes.send(PokeKind.CANCEL, request_id)

@@ -133,16 +133,6 @@ async def test_what_finds_no_place_here_is_begun_there_at_once(two: Two) -> None
     assert (await other.seen(call)).owner == "two"
 
 
-async def test_a_canceled_call_that_waits_is_ended_by_whoever_has_room(two: Two) -> None:
-    one = await two.add("one", max_calls=1, otp_share=0.0)
-    await one.until(await one.place(), ringing)
-    call = await one.place(to_number=OTHER, not_before=time.time_ns() // 1_000_000 + 20_000)
-    other = await two.add("two")
-    await asyncio.sleep(0.2)
-    await one.engine.cancel(call)
-    assert (await other.ended(call, 2)).status is CallStatus.CANCELED
-
-
 async def left_by(rig: Rig, owner: str, lease_ms: int, **values: Any) -> str:
     """A request as a controller leaves it that dies between two attempts."""
     moment = await rig.store.now_ms()

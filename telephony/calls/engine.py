@@ -32,7 +32,9 @@ from telephony.calls.policy import PRIORITIES, RetryPolicy, Step, policy_for
 from telephony.calls.quiet import Window, next_allowed
 from telephony.errors import (
     CallEnded,
+    ConfigError,
     DestinationNotAllowed,
+    InputError,
     Overloaded,
     PbxError,
     PbxRejected,
@@ -544,7 +546,7 @@ class CallEngine:
         """Let the flow compose what will be said, or say why nobody is to be rung."""
         try:
             return await self._flows[request.flow].prepare(request)
-        except SpeechError as error:
+        except (SpeechError, ConfigError, InputError) as error:
             log.error("call.prompt_failed", call=request.id, error=str(error))
             return Outcome(CallStatus.FAILED, "prompt_failed")
 

@@ -23,7 +23,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from telephony.errors import ConfigError, Overloaded, StoreUnavailable
+from telephony.errors import ConfigError, StoreCrowded, StoreUnavailable
 from telephony.store.failures import DATABASE_ERRORS, opening_error, store_error
 
 _log = structlog.get_logger(__name__)
@@ -123,9 +123,9 @@ class _Turnstile:
         self._waiting = 0
 
     def enter(self) -> None:
-        """Raise `Overloaded` when too many wait already."""
+        """Raise `StoreCrowded` when too many wait already."""
         if self._waiting >= _MAX_WAITING:
-            raise Overloaded("too many transactions wait for the database")
+            raise StoreCrowded("too many transactions wait for the database")
         self._waiting += 1
 
     def leave(self) -> None:

@@ -19,7 +19,12 @@ from telephony.lab import Lab
 from tests.acceptance import evidence
 
 _HERE = Path(__file__).parent
-_GROUPS = {"test_outcomes.py": "lab-1", "test_secrecy.py": "lab-1", "test_payments.py": "lab-3"}
+_GROUPS = {
+    "test_outcomes.py": "lab-1",
+    "test_secrecy.py": "lab-1",
+    "test_payments.py": "lab-3",
+    "test_payment_races.py": "lab-3",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

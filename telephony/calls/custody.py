@@ -17,7 +17,7 @@ from typing import Final
 
 import structlog
 
-from telephony.errors import Overloaded, StoreError
+from telephony.errors import StoreError
 from telephony.store import AttemptRecord, Poke, PokeKind, RequestRecord, Store
 
 log = structlog.get_logger(__name__)
@@ -123,7 +123,7 @@ class Custody:
             self._hurry.clear()
             try:
                 pause = await self._round()
-            except (StoreError, Overloaded) as error:
+            except StoreError as error:
                 log.warning("calls.lease_not_renewed", error=str(error))
                 # The others could not renew theirs either: they go first once the store is back.
                 self._calm_from = max(self._calm_from, self._steady() + self._lease)

@@ -356,7 +356,7 @@ class CallEngine:
                 except StaleFence:
                     bound.warning("call.taken_over")
                     return
-                except (StoreError, Overloaded) as error:
+                except StoreError as error:
                     bound.error("call.store_failed", error=str(error))
                 if not await self._read_again(life):
                     return
@@ -387,7 +387,7 @@ class CallEngine:
         """After the store failed us: read what it holds once it is back; False where it is not ours."""
         while True:
             await asyncio.sleep(STORE_PAUSE)
-            with suppress(StoreError, Overloaded):
+            with suppressStoreError:
                 async with self._store.reading() as work:
                     request = await work.requests.get(life.request.id)
                     attempts = await work.attempts.list_for(life.request.id)
@@ -777,7 +777,7 @@ class CallEngine:
                     ringing_at=attempt.ringing_at,
                     answered_at=attempt.answered_at,
                 )
-        except (StoreError, Overloaded) as error:
+        except StoreError as error:
             log.error("call.mark_failed", call=request.id, phase=attempt.phase.value, error=str(error))
         self._tell_changed(request.id)
 
@@ -899,7 +899,7 @@ class CallEngine:
                     pause = 1.0
                 elif next_due is not None:
                     pause = min(pause, max(0.0, (next_due - self._clock()) / 1000))
-            except (StoreError, Overloaded) as error:
+            except StoreError as error:
                 log.warning("calls.due_unread", error=str(error))
                 pause = STORE_PAUSE
             except Exception:

@@ -21,7 +21,6 @@ from telephony.errors import (
     Conflict,
     InputError,
     NotFound,
-    Overloaded,
     RateLimited,
     StoreError,
 )
@@ -190,7 +189,7 @@ class VerificationFlow:
         """Look at the row before the next word; where it can't be read, the deadline we know decides."""
         try:
             return self._not_to_be_spoken(await self._record(request))
-        except (StoreError, Overloaded) as error:
+        except StoreError as error:
             log.warning("verification.unread", call=request.id, error=str(error))
         if request.expires_at is not None and self._clock() >= request.expires_at:
             return Outcome(CallStatus.EXPIRED, "expired")

@@ -54,8 +54,8 @@ class Store:
     async def transaction(self) -> AsyncIterator[UnitOfWork]:
         """Write: committed at the normal end of the block, rolled back when an exception leaves it.
 
-        Raises `StoreUnavailable` when nothing could be written, `Overloaded` when too many wait. Must not be
-        nested. Only where the connection to PostgreSQL breaks during the commit itself can
+        Raises `StoreUnavailable` when nothing could be written, `StoreCrowded` when too many wait. Must not
+        be nested. Only where the connection to PostgreSQL breaks during the commit itself can
         `StoreUnavailable` mean that it is not known; the rows, if they are there, are found like those
         of a crashed owner.
         """

@@ -25,6 +25,7 @@ _GROUPS = {
     "test_secrecy.py": "lab-1",
     "test_payments.py": "lab-3",
     "test_calls.py": "lab-3",
+    "test_payment_races.py": "lab-3",
 }
 
 

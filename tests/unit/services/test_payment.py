@@ -300,13 +300,13 @@ async def test_it_expires_on_time_and_its_call_ends(house: House) -> None:
     house.clock.advance(29.999)
     await housekeeper.tidy()
     assert (await house.payments.get(CLIENT, view.id)).status is PaymentStatus.PENDING
-    house.clock.advance(0.001)
-    shown = await house.payments.get(CLIENT, view.id)
-    assert (shown.status, shown.decided_by) == (PaymentStatus.EXPIRED, "deadline")
     assert await house.told() == ()
+    house.clock.advance(0.001)
     await housekeeper.tidy()
     await housekeeper.tidy()
     assert [event.type for event in await house.told()] == ["payment_confirmation.expired"]
+    shown = await house.payments.get(CLIENT, view.id)
+    assert (shown.status, shown.decided_by) == (PaymentStatus.EXPIRED, "deadline")
     assert (await house.ended(view.call_id)).status is CallStatus.CANCELED
 
 

@@ -117,6 +117,8 @@ class _Talk:
     leg: Leg
     prepared: Prepared
     task: asyncio.Task[Outcome] | None = None
+    listened: bool = False
+    """Whether the call ended while the PBX listened for a machine."""
 
 
 class CallEngine:
@@ -503,9 +505,12 @@ class CallEngine:
             canceler.cancel()
             outcome = await self._end_talk(talk.task, cause, flow, life.request)
             await asyncio.gather(canceler, return_exceptions=True)
+        if outcome is None and talk.listened and cause.cause is Cause.NORMAL:
+            outcome = flow.cut_short(life.request)
         if outcome is None:
             answered = life.attempt is not None and life.attempt.answered_at is not None
-            outcome = interrupted(cause.cause) if answered else unanswered(cause.cause)
+            begun = answered and not talk.listened
+            outcome = interrupted(cause.cause) if begun else unanswered(cause.cause)
         return await self._conclude(life, cause, outcome)
 
     async def _conclude(self, life: _Life, cause: HangupCause, outcome: Outcome) -> bool:
@@ -592,6 +597,9 @@ class CallEngine:
             while True:
                 event = await talk.leg.next_event()
                 if isinstance(event, Ended):
+                    if event.listened is not None:
+                        talk.listened = True
+                        await self._mark(life, AttemptPhase.ANSWERED, seconds_ago=event.listened)
                     return event.cause
                 if isinstance(event, LinkLost):
                     limit.reschedule(loop.time() + longest + config.link_patience)

@@ -131,6 +131,8 @@ class _Talk:
     prepared: Prepared
     task: asyncio.Task[Outcome] | None = None
     mark: asyncio.Task[None] | None = None
+    listened: bool = False
+    """Whether the call ended while the PBX listened for a machine."""
 
 
 class CallEngine:
@@ -387,7 +389,7 @@ class CallEngine:
         """After the store failed us: read what it holds once it is back; False where it is not ours."""
         while True:
             await asyncio.sleep(STORE_PAUSE)
-            with suppressStoreError:
+            with suppress(StoreError):
                 async with self._store.reading() as work:
                     request = await work.requests.get(life.request.id)
                     attempts = await work.attempts.list_for(life.request.id)
@@ -594,9 +596,12 @@ class CallEngine:
             outcome = await self._end_talk(talk.task, cause, flow, life.request)
             marks = () if talk.mark is None else (talk.mark,)
             await asyncio.gather(canceler, *marks, return_exceptions=True)
+        if outcome is None and talk.listened and cause.cause is Cause.NORMAL:
+            outcome = flow.cut_short(life.request)
         if outcome is None:
             answered = life.attempt is not None and life.attempt.answered_at is not None
-            outcome = interrupted(cause.cause) if answered else unanswered(cause.cause)
+            begun = answered and not talk.listened
+            outcome = interrupted(cause.cause) if begun else unanswered(cause.cause)
         return await self._conclude(life, cause, outcome)
 
     async def _conclude(self, life: _Life, cause: HangupCause, outcome: Outcome) -> bool:
@@ -687,6 +692,9 @@ class CallEngine:
             while True:
                 event = await talk.leg.next_event()
                 if isinstance(event, Ended):
+                    if event.listened is not None:
+                        talk.listened = True
+                        await self._mark(life, AttemptPhase.ANSWERED, seconds_ago=event.listened)
                     return event.cause
                 if isinstance(event, LinkLost):
                     limit.reschedule(loop.time() + longest + config.link_patience)

@@ -63,9 +63,14 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The leg is gone. Always the last event of a leg."""
+    """The leg is gone. Always the last event of a leg.
+
+    `listened` is set where the phone was picked up, and hung up while the PBX listened for a machine: for
+    how many seconds it had.
+    """
 
     cause: HangupCause
+    listened: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

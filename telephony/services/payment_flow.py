@@ -128,7 +128,8 @@ class PaymentFlow:
         first_limit = _time_to_ask(question)
         longest = (ASKINGS + MAX_REPEATS) * first_limit + ASK_SECONDS + STORE_PATIENCE
         longest += max(_time_to_say(one) for one in sayings)
-        longest += GREETING_LIMIT
+        if _VOICEMAIL in self._sayings(request, record):
+            longest += GREETING_LIMIT
         if self._agent is not None:
             longest += TRANSFER_LIMIT
         listen = MACHINE_VARIABLE in request.variables

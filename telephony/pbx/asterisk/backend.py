@@ -48,6 +48,9 @@ log = structlog.get_logger(__name__)
 CONTEXT: Final = "telephony-session"
 EXTENSION: Final = "answered"
 AGI_VARIABLE: Final = "TELEPHONY_AGI"
+MACHINE_CONTEXT: Final = "telephony-machine"
+"""Where a channel is while the PBX listens to who answered."""
+
 HANGUP_HANDLER: Final = "telephony-ended,s,1"
 """Runs on the channel before it is gone, answered or not, and notes its end in AstDB."""
 
@@ -483,10 +486,10 @@ class AsteriskPbx:
             # What we did not see was told to nobody here: the dialplan's note knows it.
             self._reconcile_now.set()
         elif leg.gone is not None and (leg.answered or leg.reason is not None):
-            leg.deliver(Ended(_cause_of(leg)))
+            leg.deliver(_end_of(leg))
         elif leg.last_hope is None:
             leg.last_hope = asyncio.get_running_loop().call_later(
-                CONCLUDE_SECONDS, lambda: leg.deliver(Ended(_cause_of(leg)))
+                CONCLUDE_SECONDS, lambda: leg.deliver(_end_of(leg))
             )
 
     async def _watch_boot(self) -> None:
@@ -634,6 +637,17 @@ def _trace_of(note: str) -> Trace:
     final = sip if sip is not None and sip >= 300 else None
     cause = classify(sip=final, q850=_number(q850), rang=rang, answered=answered)
     return Trace(Fate.ANSWERED if answered else Fate.NOT_ANSWERED, cause, rang=rang or answered)
+
+
+def _end_of(leg: AsteriskLeg) -> Ended:
+    """Say how a leg ended; one that ended while the PBX listened is told by its context."""
+    cause = _cause_of(leg)
+    if leg.gone is None or leg.gone.get("Context") != MACHINE_CONTEXT:
+        return Ended(cause)
+    if leg.hanging_up:
+        cause = HangupCause(Cause.CANCELED, cause.sip, cause.q850)
+    now = asyncio.get_running_loop().time()
+    return Ended(cause, now - (leg.up_since or now))
 
 
 def _cause_of(leg: AsteriskLeg) -> HangupCause:

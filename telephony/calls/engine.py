@@ -694,7 +694,7 @@ class CallEngine:
                 if isinstance(event, Ended):
                     if event.listened is not None:
                         talk.listened = True
-                        await self._mark(life, AttemptPhase.ANSWERED, seconds_ago=event.listened)
+                        self._mark(life, talk, AttemptPhase.ANSWERED, seconds_ago=event.listened)
                     return event.cause
                 if isinstance(event, LinkLost):
                     limit.reschedule(loop.time() + longest + config.link_patience)

@@ -155,7 +155,7 @@ class PaymentRequest(Body):
     )
     out_id: OutId | None = Field(None, description="Your own id, handed back")
     machine_detection: Literal["off", "hang_up", "leave_message"] = Field(
-        "off", description="What an answering machine gets, where the controller can tell one"
+        "off", description="What an answering machine gets; a person then waits a second or two to be heard"
     )
 
     def as_new(self) -> NewPayment:

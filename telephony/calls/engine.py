@@ -572,6 +572,7 @@ class CallEngine:
             max_duration=prepared.first_limit,
             codecs=trunk.codecs,
             dialed_at_ms=attempt.dialed_at or 0,
+            detect_machines=prepared.detect_machines,
         )
 
     async def _watch(self, life: _Life, leg: Leg, ring_timeout: float, prepared: Prepared) -> bool:
@@ -695,7 +696,7 @@ class CallEngine:
                     talk.task = asyncio.create_task(
                         self._talk(life, event.session, talk.prepared), name=f"talk-{event.session.id}"
                     )
-                    self._mark(life, talk, AttemptPhase.ANSWERED)
+                    self._mark(life, talk, AttemptPhase.ANSWERED, seconds_ago=event.seconds_ago)
 
     async def _last_words(self, life: _Life, talk: _Talk) -> HangupCause:
         """Read what is still to come of an overdue leg: we may have been frozen, not the leg."""
@@ -739,7 +740,7 @@ class CallEngine:
         log.error("call.conversation_failed", call=request.id, error=str(error), kind=type(error).__name__)
         return Outcome(CallStatus.FAILED, "conversation_failed")
 
-    def _mark(self, life: _Life, talk: _Talk, phase: AttemptPhase) -> None:
+    def _mark(self, life: _Life, talk: _Talk, phase: AttemptPhase, *, seconds_ago: float = 0.0) -> None:
         """Note that it rings, or is answered, and begin to write it."""
         if life.attempt is None:
             return
@@ -749,7 +750,7 @@ class CallEngine:
         life.attempt = (
             replace(life.attempt, phase=phase, ringing_at=now)
             if ringing
-            else replace(life.attempt, phase=phase, answered_at=now)
+            else replace(life.attempt, phase=phase, answered_at=now - round(seconds_ago * 1000))
         )
         life.request = replace(life.request, status=status, updated_at=now)
         talk.mark = asyncio.create_task(

@@ -21,12 +21,14 @@ class Prepared:
 
     `media` is erased by the engine at the hangup. Seconds from the answer: `max_duration` bounds the
     call, `first_limit` is what the PBX grants it before the flow asks for more by
-    `CallSession.extend`, so that a frozen controller leaves nobody in a long silence.
+    `CallSession.extend`, so that a frozen controller leaves nobody in a long silence. `detect_machines`:
+    whether `CallSession.machine` is asked for, which costs a person a second or two of waiting.
     """
 
     media: tuple[Media, ...]
     max_duration: float
     first_limit: float
+    detect_machines: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ class Callee:
     """What the far end does. Times in seconds, None: never.
 
     `keys` are pressed one by one, each as soon as a prompt listens for one; `hang_up_after` counts the
-    prompts heard before the callee hangs up.
+    prompts heard before the callee hangs up. A `machine` whose `greeting_ends` is not set talks on.
     """
 
     ring_after: float | None = 0.0
@@ -45,6 +45,8 @@ class Callee:
     refuses_with: HangupCause | None = None
     keys: str = ""
     hang_up_after: int | None = None
+    machine: bool = False
+    greeting_ends: bool = True
 
 
 @dataclass(slots=True)
@@ -59,6 +61,8 @@ class MemorySession:
     arguments: Mapping[str, str] = field(default_factory=dict)
     played: list[str] = field(default_factory=list)
     variables: dict[str, str] = field(default_factory=dict)
+    machine: bool = False
+    heard_out: int = 0
     transferred_to: tuple[str, str] | None = None
     gone: bool = False
     _keys: list[str] = field(default_factory=list)
@@ -125,6 +129,12 @@ class MemorySession:
         """Record nothing, for no time."""
         self._still_there()
         return 0.0
+
+    async def hear_out(self, timeout: float) -> bool:
+        """Count it, and tell at once what would come of it."""
+        self._still_there()
+        self.heard_out += 1
+        return self.callee.greeting_ends
 
     async def transfer(self, extension: str, context: str) -> None:
         """Note where to."""
@@ -298,6 +308,7 @@ class MemoryPbx:
             session = MemorySession(
                 leg.order.attempt_id, leg.order.caller_number, leg.order.number, callee, leg
             )
+            session.machine = callee.machine and leg.order.detect_machines
             leg.session = session
             self.sessions.append(session)
             leg.deliver(Answered(session))

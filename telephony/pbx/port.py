@@ -23,7 +23,8 @@ class DialOrder:
     `attempt_id` becomes the channel's id; `number` is already in the trunk's dialect; times are in
     seconds. `max_duration` bounds the answered call even when the controller is frozen;
     `CallSession.extend` moves it. `dialed_at_ms` is what the attempt's row says, by which the PBX's note of
-    its end is found again.
+    its end is found again. `detect_machines`: whether the PBX listens to who answers, five seconds at most,
+    before the conversation begins; `CallSession.machine` tells what it heard.
     """
 
     attempt_id: str
@@ -35,6 +36,7 @@ class DialOrder:
     max_duration: float = 120.0
     codecs: tuple[str, ...] = ()
     dialed_at_ms: int = 0
+    detect_machines: bool = False
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -50,9 +52,13 @@ class Ringing:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The callee answered and the conversation can begin on `session`."""
+    """The callee answered and the conversation can begin on `session`.
+
+    `seconds_ago` is how long ago the phone was picked up: what the PBX took to tell a machine.
+    """
 
     session: CallSession
+    seconds_ago: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +167,14 @@ class CallSession(Protocol):
         """What the dialplan handed over, decoded."""
         ...
 
+    @property
+    def machine(self) -> bool:
+        """Whether an answering machine was met; False where the PBX did not listen, or was not sure.
+
+        Asterisk: `AMD`. FreeSWITCH has no such application in its open tree.
+        """
+        ...
+
     async def answer(self) -> None:
         """Answer the channel if it is not. Asterisk: AGI `ANSWER`. FreeSWITCH: `answer`."""
         ...
@@ -196,6 +210,14 @@ class CallSession(Protocol):
         """Record the far end into `name` (a path as the PBX sees it, no ending); returns seconds.
 
         Asterisk: `RECORD FILE`. FreeSWITCH: `record`.
+        """
+        ...
+
+    async def hear_out(self, timeout: float) -> bool:
+        """Let a machine end its greeting and its tone, at most `timeout` seconds.
+
+        Returns whether it fell silent for longer than a greeting pauses.
+        Asterisk: `WaitForSilence`. FreeSWITCH: `wait_for_silence`.
         """
         ...
 

@@ -26,14 +26,16 @@ IDEMPOTENCY_MS: Final = 24 * 3600 * 1000
 MAX_JSON: Final = 4096
 """Bytes of a JSON object that a client has stored and handed back."""
 
-MACHINE_VARIABLE: Final = "machine_detection"
-MACHINE_CHOICES: Final = ("off", "hang_up", "leave_message")
-
 _RFC_3339: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?"
     r"(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
 _MOMENT_MEND: Final = "Send RFC 3339 with an offset, such as 2026-01-31T18:00:00+08:00"
+
+MACHINE_VARIABLE: Final = "machine_detection"
+LEAVE_MESSAGE: Final = "leave_message"
+MACHINE_CHOICES: Final = ("off", "hang_up", LEAVE_MESSAGE)
+"""What an answering machine gets: the same as a person, nothing, or a message that tells no secret."""
 
 T = TypeVar("T")
 
@@ -135,18 +137,14 @@ def check_json(field: str, value: Mapping[str, Any] | None) -> None:
         raise InputError(field, "is too large", f"Send at most {MAX_JSON} bytes of JSON")
 
 
-def machine_detection_for(wanted: str, *, available: bool) -> dict[str, str]:
+def machine_detection_for(wanted: str) -> dict[str, str]:
     """Return what a request's `variables` hold of it: nothing where machines are not to be told.
 
-    `available` is whether the PBX can tell them. Raises `InputError`.
+    Raises `InputError`.
     """
     if wanted not in MACHINE_CHOICES:
         raise InputError("machine_detection", "is not known", f"Send one of {', '.join(MACHINE_CHOICES)}")
-    if wanted == "off":
-        return {}
-    if not available:
-        raise InputError("machine_detection", "is not set up in this controller", "Send off")
-    return {MACHINE_VARIABLE: wanted}
+    return {} if wanted == "off" else {MACHINE_VARIABLE: wanted}
 
 
 async def begin_once(work: UnitOfWork, client: Client, once: Once[T] | None, now: int) -> StoredReply | None:

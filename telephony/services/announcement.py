@@ -2,6 +2,7 @@
 
     * again   the `ack_key` acknowledges it
 
+An answering machine that was asked for (`machine_detection`) hears nothing, or the text once after its tone.
 What it never does: say a text once its call was cancelled or its time is over, or go on talking to a
 phone that was put down.
 """
@@ -23,8 +24,16 @@ from telephony.model.call import CallStatus
 from telephony.model.media import Media
 from telephony.model.prompt import Part, Phrase, Prompt, Silence, Text
 from telephony.pbx.port import CallSession
-from telephony.services.admission import Voice
-from telephony.services.talk import FROZEN_MARGIN, LEAD_IN, MAX_REPEATS, TAIL
+from telephony.services.admission import LEAVE_MESSAGE, MACHINE_VARIABLE, Voice
+from telephony.services.talk import (
+    FROZEN_MARGIN,
+    GREETING_LIMIT,
+    LEAD_IN,
+    MAX_REPEATS,
+    MESSAGE_LEFT,
+    MET_MACHINE,
+    TAIL,
+)
 from telephony.store import RequestRecord, Store, UnitOfWork
 
 log = structlog.get_logger(__name__)
@@ -86,11 +95,16 @@ class AnnouncementFlow:
             media.append(await self._voice.compose(_THANKS, locale))
         longest = (request.variables["play_times"] + MAX_REPEATS) * _time_to_say(message)
         longest += sum(_time_to_say(thanks) for thanks in media[1:])
-        return Prepared(tuple(media), longest, _time_to_say(message))
+        listen = MACHINE_VARIABLE in request.variables
+        if listen:
+            longest += GREETING_LIMIT
+        return Prepared(tuple(media), longest, _time_to_say(message), detect_machines=listen)
 
     async def converse(self, session: CallSession, request: RequestRecord, prepared: Prepared) -> Outcome:
         """Say it `play_times` times, or until the key that is asked for is pressed; `*` says it again."""
         message, *thanks = prepared.media
+        if session.machine:
+            return await self._meet_machine(session, request, message)
         ack_key = _key_of(request)
         left, repeats, keys, heard = request.variables["play_times"], 0, "", False
         try:
@@ -122,6 +136,20 @@ class AnnouncementFlow:
         if ack_key:
             return Outcome(CallStatus.COMPLETED, "no_input", keys, retry_as=NO_INPUT)
         return _heard(keys)
+
+    async def _meet_machine(self, session: CallSession, request: RequestRecord, message: Media) -> Outcome:
+        """Leave the text after the tone where that is wanted; a key that is asked for is still to come."""
+        left = False
+        if request.variables.get(MACHINE_VARIABLE) == LEAVE_MESSAGE:
+            with suppress(CallEnded):
+                await session.extend(GREETING_LIMIT + FROZEN_MARGIN)
+                if await session.hear_out(GREETING_LIMIT) and not await self._not_to_be_said(request):
+                    await session.extend(_time_to_say(message))
+                    await session.play(message)
+                    left = True
+        if left and not _key_of(request):
+            return Outcome(CallStatus.COMPLETED, MESSAGE_LEFT)
+        return Outcome(CallStatus.COMPLETED, MESSAGE_LEFT if left else MET_MACHINE, retry_as=NO_INPUT)
 
     def cut_short(self, request: RequestRecord) -> Outcome:
         """Put down before the end: where a key was asked for, none came."""

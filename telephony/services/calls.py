@@ -42,15 +42,11 @@ DAY: Final = 86_400
 
 @dataclass(frozen=True, slots=True)
 class CallRules:
-    """Defaults and limits: how long a call is open, in seconds.
-
-    `machine_detection` says whether the PBX tells machines from people at all.
-    """
+    """Defaults and limits: how long a call is open, in seconds."""
 
     ttl: int = DAY
     min_ttl: int = 30
     max_ttl: int = 7 * DAY
-    machine_detection: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +175,7 @@ class Calls:
             locale=locale,
             variables={
                 **variables,
-                **machine_detection_for(new.machine_detection, available=rules.machine_detection),
+                **machine_detection_for(new.machine_detection),
             },
             metadata=new.metadata or {},
             out_id=new.out_id,

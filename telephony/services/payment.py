@@ -52,15 +52,11 @@ _AMOUNT: Final = re.compile(r"(?:0|[1-9][0-9]{0,11})(?:\.[0-9]{1,8})?")
 
 @dataclass(frozen=True, slots=True)
 class PaymentRules:
-    """Defaults and limits; times in seconds.
-
-    `machine_detection` says whether the PBX tells machines from people at all.
-    """
+    """Defaults and limits; times in seconds."""
 
     ttl: int = 600
     min_ttl: int = 30
     max_ttl: int = 86_400
-    machine_detection: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +225,7 @@ class Payments:
         waits_until = self._engine.waits_until(CallClass.TRANSACTION, number, now)
         check_in_time(waits_until, expires_at, field="deadline" if new.ttl is None else "ttl")
         policy = self._engine.policy(CallClass.TRANSACTION, new.retry or {})
-        variables = machine_detection_for(new.machine_detection, available=rules.machine_detection)
+        variables = machine_detection_for(new.machine_detection)
         if new.decide_url is not None:
             if self._app is None:
                 raise InputError("decide_url", "is not set up in this controller", "Leave it out")

@@ -26,6 +26,7 @@ from telephony.model.call import PaymentStatus
 from telephony.model.client import Client
 from telephony.model.ids import new_id
 from telephony.services.notices import Notices
+from telephony.services.talk import MESSAGE_LEFT
 from telephony.store import Store, UnitOfWork
 from telephony.store.records import PaymentRecord
 
@@ -84,6 +85,12 @@ class PaymentBook:
         """Return the row as it is now if it is this client's."""
         async with self._store.reading() as work:
             return await work.payments.get_for_client(client, payment_id)
+
+    async def message_left(self, request_id: str) -> bool:
+        """Whether an earlier attempt of a call has left a message on a machine."""
+        async with self._store.reading() as work:
+            attempts = await work.attempts.list_for(request_id)
+        return any(attempt.end_reason == MESSAGE_LEFT for attempt in attempts)
 
     def is_open(self, record: PaymentRecord) -> bool:
         """Whether an answer given now would still count."""

@@ -26,7 +26,7 @@ from telephony.model.call import CallStatus, PaymentStatus
 from telephony.model.media import Media
 from telephony.model.prompt import Amount, Digits, Part, Phrase, Prompt, Silence, Text
 from telephony.pbx.port import CallSession
-from telephony.services.admission import MACHINE_VARIABLE, Voice
+from telephony.services.admission import LEAVE_MESSAGE, MACHINE_VARIABLE, Voice
 from telephony.services.payment_book import (
     ASK_SECONDS,
     EXPIRED,
@@ -36,7 +36,15 @@ from telephony.services.payment_book import (
     Decision,
     PaymentBook,
 )
-from telephony.services.talk import FROZEN_MARGIN, LEAD_IN, MAX_REPEATS, TAIL
+from telephony.services.talk import (
+    FROZEN_MARGIN,
+    GREETING_LIMIT,
+    LEAD_IN,
+    MAX_REPEATS,
+    MESSAGE_LEFT,
+    MET_MACHINE,
+    TAIL,
+)
 from telephony.store import RequestRecord, UnitOfWork
 from telephony.store.records import PaymentRecord
 
@@ -56,9 +64,6 @@ One asking takes 5 s at most, so that with it the wait stays within `FROZEN_MARG
 STORE_PAUSE: Final = 0.25
 TRANSFER_LIMIT: Final = 3600.0
 """Seconds that the call may last once it is an agent's."""
-
-MACHINE_ARGUMENT: Final = "amdstatus"
-"""What the dialplan hands over of Asterisk's AMD (`AMDSTATUS`), where it has asked it."""
 
 REFERENCE_LENGTH: Final = 8
 
@@ -123,9 +128,11 @@ class PaymentFlow:
         first_limit = _time_to_ask(question)
         longest = (ASKINGS + MAX_REPEATS) * first_limit + ASK_SECONDS + STORE_PATIENCE
         longest += max(_time_to_say(one) for one in sayings)
+        longest += GREETING_LIMIT
         if self._agent is not None:
             longest += TRANSFER_LIMIT
-        return Prepared((question, *sayings), longest, first_limit)
+        listen = MACHINE_VARIABLE in request.variables
+        return Prepared((question, *sayings), longest, first_limit, detect_machines=listen)
 
     async def converse(self, session: CallSession, request: RequestRecord, prepared: Prepared) -> Outcome:
         """Ask until there is an answer, the order is closed, or nobody answers."""
@@ -138,11 +145,32 @@ class PaymentFlow:
             return Outcome(CallStatus.CANCELED, "payment_gone")
         sayings = dict(zip(self._sayings(request, record), prepared.media[1:], strict=True))
         talk = _Talk(session, prepared.media[0], sayings)
-        if session.arguments.get(MACHINE_ARGUMENT) == "MACHINE" and request.variables.get(MACHINE_VARIABLE):
-            if _VOICEMAIL in sayings:
-                await self._say(talk, _VOICEMAIL)
-            return Outcome(CallStatus.COMPLETED, "machine", retry_as=NO_INPUT)
+        if session.machine:
+            reason = MET_MACHINE
+            if _VOICEMAIL in sayings and await self._leave_message(talk, request, record):
+                reason = MESSAGE_LEFT
+            return Outcome(CallStatus.COMPLETED, reason, retry_as=NO_INPUT)
         return await self._ask(talk, record)
+
+    async def _leave_message(self, talk: _Talk, request: RequestRecord, record: PaymentRecord) -> bool:
+        """Leave the message, which names no amount, after the tone, and once for all attempts of a call.
+
+        The wait is here, not in the dialplan, so that what has been closed meanwhile is not said.
+        """
+        try:
+            if await self._book.message_left(request.id):
+                return False
+        except (StoreError, Overloaded) as error:
+            log.warning("payment.unread", payment=record.id, error=str(error))
+            return False
+        message = talk.sayings[_VOICEMAIL]
+        with suppress(CallEnded):
+            await talk.session.extend(GREETING_LIMIT + FROZEN_MARGIN)
+            if await talk.session.hear_out(GREETING_LIMIT) and await self._still_open(record):
+                await talk.session.extend(_time_to_say(message))
+                await talk.session.play(message)
+                return True
+        return False
 
     async def _ask(self, talk: _Talk, record: PaymentRecord) -> Outcome:
         unanswered = repeats = 0
@@ -272,7 +300,7 @@ class PaymentFlow:
         sayings = (*endings.values(), _NO_INPUT)
         if self._agent is not None:
             sayings += (_TRANSFER,)
-        if request.variables.get(MACHINE_VARIABLE) == "leave_message":
+        if request.variables.get(MACHINE_VARIABLE) == LEAVE_MESSAGE:
             sayings += (_VOICEMAIL,)
         return sayings
 

@@ -1,6 +1,6 @@
 """How every conversation of ours is paced: silences around what is said, and what a frozen controller costs.
 
-All in seconds but `MAX_REPEATS`. What it never does: say anything.
+Numbers are seconds, but for `MAX_REPEATS`. What it never does: say anything.
 """
 
 from __future__ import annotations
@@ -18,3 +18,10 @@ FROZEN_MARGIN: Final = 10.0
 
 MAX_REPEATS: Final = 3
 """How often `*` says everything again."""
+
+GREETING_LIMIT: Final = 40.0
+"""What a machine's greeting and tone may last before no message is left on it."""
+
+MET_MACHINE: Final = "machine"
+MESSAGE_LEFT: Final = "message_left"
+"""How an attempt ends that met an answering machine."""

@@ -38,6 +38,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the figures that tests have recorded as `told`, whichever worker ran them."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", "") != "call":
+                continue
+            for name, value in report.user_properties:
+                if name == "told":
+                    terminalreporter.write_line(f"{report.nodeid.partition('::')[2]}: {value}")
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def session_lab() -> AsyncIterator[Lab]:
     """A running lab; use `lab`, which is the same one made clean."""

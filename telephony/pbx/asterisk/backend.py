@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -107,8 +107,9 @@ class AsteriskConfig:
 class AsteriskLeg:
     """One ordered call. The queue's last event is `Ended`.
 
-    `since` is when this process began to watch it, by the loop's clock. A `blind` leg has had a time of
-    which we saw no events: how it ended is read from the dialplan's note.
+    `since` is when this process began to watch it, and `up_since` when it was answered, by the event
+    loop's time. A `blind` leg has had a time of which we saw no events: how it ended is read from the
+    dialplan's note.
     """
 
     order: DialOrder
@@ -120,6 +121,7 @@ class AsteriskLeg:
     action_id: str = ""
     rang: bool = False
     answered: bool = False
+    up_since: float | None = None
     session: AgiSession | None = None
     reason: str | None = None
     gone: Message | None = None
@@ -299,6 +301,7 @@ class AsteriskPbx:
             "TELEPHONY_DAY": str(leg.dialed_at_ms // DAY_MS),
             "TELEPHONY_LIMIT": str(round(order.max_duration)),
             "CHANNEL(hangup_handler_push)": HANGUP_HANDLER,
+            **({"TELEPHONY_MACHINES": "1"} if order.detect_machines else {}),
             **order.variables,
         }
         if self._config.agi_address:
@@ -448,6 +451,7 @@ class AsteriskPbx:
             leg.deliver(Ringing())
         elif state == "6":
             leg.answered = True
+            leg.up_since = leg.up_since or asyncio.get_running_loop().time()
 
     @staticmethod
     def _on_dial_state(leg: AsteriskLeg, status: str) -> None:
@@ -599,7 +603,10 @@ class AsteriskPbx:
         if leg is not None and leg.session is None and hmac.compare_digest(nonce, leg.nonce):
             leg.session = session
             leg.answered = True
-            leg.deliver(Answered(session))
+            if leg.order.detect_machines:
+                _note_judgement(leg, channel.query)
+            now = asyncio.get_running_loop().time()
+            leg.deliver(Answered(session, now - (leg.up_since or now)))
             await session.over()
             return
         if nonce or self._on_inbound is None:
@@ -607,6 +614,15 @@ class AsteriskPbx:
             log.warning("session.refused", channel=channel.unique_id, peer=str(channel.peer))
             return
         await self._on_inbound(session)
+
+
+def _note_judgement(leg: AsteriskLeg, told: Mapping[str, str]) -> None:
+    """Log what the dialplan's AMD made of whoever answered; a lack of it is told with its mend."""
+    attempt, status = leg.order.attempt_id, told.get("amdstatus", "")
+    if status:
+        log.info("leg.judged", attempt=attempt, status=status, cause=told.get("amdcause", ""))
+    else:
+        log.error("pbx.amd_missing", attempt=attempt, mend="load app_amd, and use this telephony.conf")
 
 
 def _trace_of(note: str) -> Trace:

@@ -27,6 +27,9 @@ ALL_KEYS: Final = "0123456789*#"
 DONE_VARIABLE: Final = "TELEPHONY_DONE"
 """Set to 1 by the last command: without it the dialplan takes the local way out."""
 
+BEEP_PAUSE_MS: Final = 2000
+"""A silence of this length ends a machine's greeting and tone, where the dialplan names no other."""
+
 
 class AgiSession:
     """One channel, from its AGI connection to the end of the conversation."""
@@ -56,6 +59,11 @@ class AgiSession:
     def arguments(self) -> Mapping[str, str]:
         """What the dialplan handed over in the query of the AGI address."""
         return self._channel.query
+
+    @property
+    def machine(self) -> bool:
+        """What the dialplan's `AMD` found; `HUMAN`, `NOTSURE`, `HANGUP` and nothing are a person."""
+        return self._channel.query.get("amdstatus") == "MACHINE"
 
     @property
     def hung_up(self) -> bool:
@@ -135,6 +143,16 @@ class AgiSession:
             seconds=max_seconds + GRACE_SECONDS,
         )
         return (reply.endpos or 0) / 8000
+
+    async def hear_out(self, timeout: float) -> bool:
+        """Run `WaitForSilence`, which counts the frames that come: dead air is silence to it too."""
+        wanted = self._channel.query.get("pause", "")
+        pause = int(wanted) if wanted.isdecimal() else BEEP_PAUSE_MS
+        await self._command(
+            "EXEC", "WaitForSilence", f"{pause},1,{max(1, round(timeout))}", seconds=timeout + GRACE_SECONDS
+        )
+        reply = await self._command("GET", "VARIABLE", "WAITSTATUS")
+        return reply.value == "SILENCE"
 
     async def transfer(self, extension: str, context: str) -> None:
         """Set where the dialplan goes on, and end the session there."""

@@ -77,6 +77,28 @@ def spoken(house: House, name: str) -> list[Phrase | Text]:
     return [part for part in house.voice.said[name].parts if isinstance(part, Phrase | Text)]
 
 
+# ---- machines
+
+
+@pytest.mark.parametrize(
+    ("choice", "callee", "played", "reason"),
+    [
+        ("off", Callee(machine=True), 2, "heard"),
+        ("hang_up", Callee(machine=True), 0, "machine"),
+        ("hang_up", Callee(), 2, "heard"),
+        ("leave_message", Callee(machine=True), 1, "message_left"),
+        ("leave_message", Callee(machine=True, greeting_ends=False), 0, "machine"),
+    ],
+)
+async def test_a_machine_hears_nothing_or_the_text_once(
+    house: House, choice: str, callee: Callee, played: int, reason: str
+) -> None:
+    view = await called(house, callee, machine_detection=choice)
+    assert house.pbx.orders[0].detect_machines is (choice != "off")
+    assert len(house.pbx.sessions[0].played) == played
+    assert (view.status, view.attempts[0].end_reason) == (CallStatus.COMPLETED, reason)
+
+
 # ---- what is said
 
 
@@ -366,7 +388,6 @@ async def test_it_is_open_a_day_where_nothing_is_said(house: House) -> None:
         ({"retry": {"attempts": 0}}, InputError, "retry.attempts"),
         ({"retry": {"on": [[]]}}, InputError, "retry.on"),
         ({"from_number": "+861099990000"}, InputError, "from"),
-        ({"machine_detection": "hang_up"}, InputError, "machine_detection"),
         ({"machine_detection": "on"}, InputError, "machine_detection"),
     ],
 )

@@ -575,8 +575,8 @@ class CallEngine:
             ring_timeout=ring,
             max_duration=prepared.first_limit,
             codecs=trunk.codecs,
-            detect_machines=prepared.detect_machines,
             dialed_at_ms=attempt.dialed_at or 0,
+            detect_machines=prepared.detect_machines,
         )
 
     async def _watch(self, life: _Life, leg: Leg, ring_timeout: float, prepared: Prepared) -> bool:

@@ -22,9 +22,9 @@ class DialOrder:
 
     `attempt_id` becomes the channel's id; `number` is already in the trunk's dialect; times are in
     seconds. `max_duration` bounds the answered call even when the controller is frozen;
-    `CallSession.extend` moves it. `detect_machines`: whether the PBX listens to who answers, five
-    seconds at most, before the conversation begins; `CallSession.machine` tells what it heard.
-    `dialed_at_ms` is what the attempt's row says, by which the PBX's note of its end is found again.
+    `CallSession.extend` moves it. `dialed_at_ms` is what the attempt's row says, by which the PBX's note of
+    its end is found again. `detect_machines`: whether the PBX listens to who answers, five seconds at most,
+    before the conversation begins; `CallSession.machine` tells what it heard.
     """
 
     attempt_id: str
@@ -35,8 +35,8 @@ class DialOrder:
     ring_timeout: float = 30.0
     max_duration: float = 120.0
     codecs: tuple[str, ...] = ()
-    detect_machines: bool = False
     dialed_at_ms: int = 0
+    detect_machines: bool = False
     variables: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -110,8 +110,9 @@ class AsteriskConfig:
 class AsteriskLeg:
     """One ordered call. The queue's last event is `Ended`.
 
-    `since` is when this process began to watch it, and `up_since` when it was answered, by the loop's clock.
-    A `blind` leg has had a time of which we saw no events: how it ended is read from the dialplan's note.
+    `since` is when this process began to watch it, and `up_since` when it was answered, by the event
+    loop's time. A `blind` leg has had a time of which we saw no events: how it ended is read from the
+    dialplan's note.
     """
 
     order: DialOrder

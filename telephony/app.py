@@ -132,11 +132,10 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
             store,
             pbx,
             router,
-            {
-                VerificationFlow.name: VerificationFlow(store, studio, codes, notices=notices),
-                PaymentFlow.name: PaymentFlow(book, studio, app=app, agent=_agent(settings)),
-                **flows.for_engine(),
-            },
+            flows.for_engine(
+                VerificationFlow(store, studio, codes, notices=notices),
+                PaymentFlow(book, studio, app=app, agent=_agent(settings)),
+            ),
             owner=settings.server.node,
             discard=studio.discard,
             config=_engine(settings),
@@ -243,6 +242,7 @@ def _asterisk(settings: Settings, nonce_key: bytes) -> AsteriskConfig:
         nonce_key=nonce_key,
         agi_host=agi.host,
         agi_port=agi.port,
+        agi_address=agi.advertise,
         allowed_peers=agi.allowed_peers,
         max_sessions=agi.max_connections,
         drain_seconds=settings.server.drain_seconds,
@@ -266,6 +266,7 @@ def _trunks(settings: Settings) -> list[Trunk]:
 
 def _engine(settings: Settings) -> EngineConfig:
     return EngineConfig(
+        lease=settings.store.lease_seconds,
         drain=settings.server.drain_seconds,
         max_calls=settings.calls.max_calls,
         otp_share=settings.calls.otp_share,

@@ -127,6 +127,12 @@ def _no_dialplan_name(text: str) -> str | None:
     return "is not a name of the dialplan; write letters, digits and _ + * # . -"
 
 
+def _no_agi_address(text: str) -> str | None:
+    if re.fullmatch(r"(([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5})?", text):
+        return None
+    return "is not an address; write host:port as the PBX reaches it, such as 10.0.0.5:4573"
+
+
 def _no_store(text: str) -> str | None:
     if _STORES.fullmatch(text):
         return None
@@ -186,9 +192,13 @@ class Server(Section):
 
 
 class StoreSection(Section):
-    """`[store]`: `sqlite:///path` or `postgresql://user@host/database`."""
+    """`[store]`: `sqlite:///path` or `postgresql://user@host/database`.
+
+    What a controller was doing that died is taken over by another one after `lease_seconds`.
+    """
 
     url: Annotated[str, _checked(_no_store)] = "sqlite:///var/telephony.db"
+    lease_seconds: Annotated[float, Field(ge=10, le=300)] = 30.0
 
 
 class Secrets(Section):
@@ -223,10 +233,15 @@ class PbxSection(Section):
 
 
 class FastAgi(Section):
-    """`[fastagi]`: where Asterisk's dialplan reaches us, and from where it may."""
+    """`[fastagi]`: where Asterisk's dialplan reaches us, and from where it may.
+
+    Calls of this controller are sent to `advertise` (`host:port`); without it, to where the dialplan's own
+    `TELEPHONY_AGI` points.
+    """
 
     host: Line = "127.0.0.1"
     port: Port = 4573
+    advertise: Annotated[str, _checked(_no_agi_address)] = ""
     allowed_peers: tuple[Annotated[str, _checked(_no_network)], ...] = Field(
         ("127.0.0.0/8", "::1/128"), min_length=1
     )

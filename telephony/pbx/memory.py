@@ -37,7 +37,8 @@ class Callee:
     """What the far end does. Times in seconds, None: never.
 
     `keys` are pressed one by one, each as soon as a prompt listens for one; `hang_up_after` counts the
-    prompts heard before the callee hangs up. A `machine` whose `greeting_ends` is not set talks on.
+    prompts heard before the callee hangs up. A `machine` whose `greeting_ends` is not set talks on. One that
+    `does_not_wait` hangs up while the PBX listens for a machine.
     """
 
     ring_after: float | None = 0.0
@@ -47,6 +48,7 @@ class Callee:
     hang_up_after: int | None = None
     machine: bool = False
     greeting_ends: bool = True
+    does_not_wait: bool = False
 
 
 @dataclass(slots=True)
@@ -181,11 +183,11 @@ class MemoryLeg:
         if not self.ended:
             self._events.put_nowait(event)
 
-    def end(self, cause: HangupCause) -> None:
+    def end(self, cause: HangupCause, listened: float | None = None) -> None:
         """Be over, once."""
         if self.ended:
             return
-        self.deliver(Ended(cause))
+        self.deliver(Ended(cause, listened))
         self.ended = True
         if self.session is not None:
             self.session.gone = True
@@ -305,6 +307,9 @@ class MemoryPbx:
             leg.end(HangupCause(Cause.NO_ANSWER))
         else:
             await asyncio.sleep(callee.answer_after)
+            if callee.does_not_wait and leg.order.detect_machines:
+                leg.end(HangupCause(Cause.NORMAL), listened=1.0)
+                return
             session = MemorySession(
                 leg.order.attempt_id, leg.order.caller_number, leg.order.number, callee, leg
             )

@@ -22,8 +22,9 @@ class DialOrder:
 
     `attempt_id` becomes the channel's id; `number` is already in the trunk's dialect; times are in
     seconds. `max_duration` bounds the answered call even when the controller is frozen;
-    `CallSession.extend` moves it. `detect_machines`: whether the PBX listens to who answers, five
-    seconds at most, before the conversation begins; `CallSession.machine` tells what it heard.
+    `CallSession.extend` moves it. `dialed_at_ms` is what the attempt's row says, by which the PBX's note of
+    its end is found again. `detect_machines`: whether the PBX listens to who answers, five seconds at most,
+    before the conversation begins; `CallSession.machine` tells what it heard.
     """
 
     attempt_id: str
@@ -34,6 +35,7 @@ class DialOrder:
     ring_timeout: float = 30.0
     max_duration: float = 120.0
     codecs: tuple[str, ...] = ()
+    dialed_at_ms: int = 0
     detect_machines: bool = False
     variables: Mapping[str, str] = field(default_factory=dict)
 
@@ -61,9 +63,14 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The leg is gone. Always the last event of a leg."""
+    """The leg is gone. Always the last event of a leg.
+
+    `listened` is set where the phone was picked up, and hung up while the PBX listened for a machine: for
+    how many seconds it had.
+    """
 
     cause: HangupCause
+    listened: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

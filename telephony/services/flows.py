@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from telephony.calls.flow import CallableFlow, Flow, Outcome, Prepared
 from telephony.errors import InputError
+from telephony.model.call import CallStatus
 from telephony.pbx.port import CallSession
 from telephony.services import payment_flow, verification
 from telephony.services.admission import MACHINE_VARIABLE
@@ -60,9 +61,49 @@ class FlowRegistry:
         hint = f"Did you mean {close[0]}? " if close else ""
         return InputError("flow", "is not a flow of this controller", f"{hint}Known: {', '.join(known)}")
 
-    def for_engine(self) -> dict[str, Flow]:
-        """The flows as the engine runs them, each telling the app how a call ended."""
-        return {name: _Told(flow, self._notices) for name, flow in self._flows.items()}
+    def for_engine(self, *others: Flow) -> Mapping[str, Flow]:
+        """The flows as the engine runs them, each telling the app how a call ended, and the `others`."""
+        flows = _EngineFlows(self._notices)
+        flows |= {flow.name: flow for flow in others}
+        flows |= {name: _Told(flow, self._notices) for name, flow in self._flows.items()}
+        return flows
+
+
+class _EngineFlows(dict[str, Flow]):
+    """Flows by name; a call that waits for one that is there no more ends, and its app is told."""
+
+    def __init__(self, notices: Notices) -> None:
+        self._notices = notices
+
+    def __missing__(self, name: str) -> Flow:
+        return _Told(_Removed(name), self._notices)
+
+
+class _Removed:
+    """Stands for a flow that was registered when its call was asked for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """The flow's own."""
+        return self._name
+
+    async def prepare(self, request: RequestRecord) -> Prepared | Outcome:
+        """Ring nobody."""
+        return Outcome(CallStatus.FAILED, "flow_removed")
+
+    async def converse(self, session: CallSession, request: RequestRecord, prepared: Prepared) -> Outcome:
+        """Say nothing on a call that stood when the controller was started anew."""
+        return Outcome(CallStatus.FAILED, "flow_removed")
+
+    def cut_short(self, request: RequestRecord) -> Outcome:
+        """The same."""
+        return Outcome(CallStatus.FAILED, "flow_removed")
+
+    async def settle(self, work: UnitOfWork, request: RequestRecord, outcome: Outcome) -> None:
+        """Nothing follows from it."""
 
 
 class _Told:

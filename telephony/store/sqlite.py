@@ -37,6 +37,7 @@ from sqlalchemy.pool import NullPool
 
 from telephony.errors import ConfigError, StoreUnavailable
 from telephony.store.failures import DATABASE_ERRORS, is_locked, store_error
+from telephony.store.pokes import Heard
 from telephony.store.turns import Turnstile, to_the_end
 
 _log = structlog.get_logger(__name__)
@@ -83,6 +84,8 @@ class InlineConnection:
 
 class SqliteEngine:
     """The engine. `deadline` in seconds bounds the wait for a turn to write, and for a lock."""
+
+    shared = False
 
     def __init__(self, url: URL, path: Path, deadline: float) -> None:
         self._path = path
@@ -255,6 +258,9 @@ class SqliteEngine:
     def now(self) -> int:
         """The clock of this process: nobody else shares the file's rows."""
         return time.time_ns() // 1_000_000
+
+    async def listen(self, heard: Heard) -> None:
+        """Nobody else is there."""
 
     async def ping(self) -> None:
         """Also notices a file that was removed or replaced under us."""

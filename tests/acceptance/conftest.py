@@ -9,14 +9,15 @@ Tests here share one event loop, because the lab lives in it.
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from telephony.lab import Lab
-from tests.acceptance import evidence
+from tests.acceptance import databases, evidence
+from tests.store_engines import PostgresServer
 
 _HERE = Path(__file__).parent
 _GROUPS = {
@@ -24,6 +25,7 @@ _GROUPS = {
     "test_secrecy.py": "lab-1",
     "test_payments.py": "lab-3",
     "test_calls.py": "lab-3",
+    "test_payment_races.py": "lab-3",
 }
 
 
@@ -56,6 +58,12 @@ async def session_lab() -> AsyncIterator[Lab]:
         evidence.FILES.append(lab.pbx.cdr_file)
         async with evidence.Listener(lab):
             yield lab
+
+
+@pytest.fixture(scope="module")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL of the tests' own."""
+    yield from databases.postgres_server()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -52,7 +52,7 @@ LATE = 1.5
 
 @asynccontextmanager
 async def two_trunks(lab: Lab, folder: Path) -> AsyncIterator[tuple[Shop, Api]]:
-    async with shop_and_controller(lab, folder, trunks=TRUNKS) as (shop, api):
+    async with shop_and_controller(lab, folder, trunks=TRUNKS) as (shop, api, _controller):
         yield shop, api
 
 
@@ -352,7 +352,10 @@ async def test_a_trunk_that_does_not_answer_is_passed(lab: Lab, tmp_path: Path) 
         {"name": "b", "endpoint": "carrier-b", "ring_timeout": 10},
     ]
     lab.carrier.default = unallocated()
-    async with deaf_and_gone(lab) as deaf, shop_and_controller(lab, tmp_path, trunks=trunks) as (_shop, api):
+    async with (
+        deaf_and_gone(lab) as deaf,
+        shop_and_controller(lab, tmp_path, trunks=trunks) as (_shop, api, _),
+    ):
         began = time.monotonic()
         views = [await api.verify("+8613700040001"), await api.verify("+8613800040001")]
         calls = [await api.call_ended(view) for view in views]

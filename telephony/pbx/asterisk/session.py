@@ -62,7 +62,7 @@ class AgiSession:
 
     @property
     def machine(self) -> bool:
-        """What the dialplan's `AMD` found; `HUMAN`, `NOTSURE`, `HANGUP` and nothing are a person."""
+        """What the dialplan's `AMD` found; `HUMAN`, `NOTSURE` and nothing are a person."""
         return self._channel.query.get("amdstatus") == "MACHINE"
 
     @property

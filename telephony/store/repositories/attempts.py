@@ -5,7 +5,6 @@ What it never does: dial, or decide whether another attempt follows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Final
 
 from sqlalchemy import bindparam, func, select
@@ -13,7 +12,6 @@ from sqlalchemy import bindparam, func, select
 from telephony.errors import StaleFence, StoreError
 from telephony.model.call import AttemptPhase
 from telephony.store.records import AttemptRecord
-from telephony.store.repositories.leases import renew
 from telephony.store.session import Rows, Session
 from telephony.store.tables import attempt
 
@@ -59,10 +57,6 @@ class Attempts:
             columns = {"ended_at": self._session.now, **columns, "lease_until": None}
         if not await _rows.change(self._session, attempt_id, columns, fence=fence):
             raise StaleFence(f"attempt {attempt_id} is not ours under fence {fence}")
-
-    async def renew_leases(self, owner: str, ids: Iterable[str], until: int) -> set[str]:
-        """Prolong our leases and return those that are still ours."""
-        return await renew(self._session, attempt, owner, ids, until)
 
     async def list_for(self, request_id: str) -> list[AttemptRecord]:
         """The attempts of a request, first to last."""

@@ -26,6 +26,8 @@ _GROUPS = {
     "test_payments.py": "lab-3",
     "test_calls.py": "lab-3",
     "test_payment_races.py": "lab-3",
+    "test_priority.py": "lab-3",
+    "test_retries.py": "lab-3",
 }
 
 

@@ -129,20 +129,6 @@ def render(
     return said.Prompt(tuple(parts))
 
 
-def static_prompts(saying: Saying, locale: str) -> tuple[said.Prompt, ...]:
-    """What can be rendered before any call: the whole, or the fixed texts between its values."""
-    if not any(True for _ in holes_of(saying)):
-        whole = render(saying, {}, locale)
-        return (whole,) if whole.parts else ()
-    return tuple(
-        said.Prompt((said.Text(segment),))
-        for piece in pieces_of(saying)
-        if isinstance(piece, str)
-        for segment in parse_template(piece)
-        if isinstance(segment, str) and _has_words(segment)
-    )
-
-
 def _has_words(text: str) -> bool:
     """A synthesiser says nothing of punctuation alone, and calls that an error."""
     return any(letter.isalnum() for letter in text)
@@ -222,17 +208,16 @@ def words_of(prompt: said.Prompt, phrases: Mapping[str, str] | None = None) -> s
             case said.Phrase():
                 words.append((phrases or {}).get(part.key, f"({part.key})"))
             case said.Digits():
-                words.append("[secret]" if part.secret else f"[{part.digits}]")
+                words.append(" [secret] " if part.secret else f" [{part.digits}] ")
             case said.Number():
-                words.append(f"[{part.value}]")
+                words.append(f" [{part.value}] ")
             case said.Amount():
-                words.append(f"[{part.value} {part.currency}]")
+                words.append(f" [{part.value} {part.currency}] ")
             case said.Date():
-                words.append(
-                    f"[{part.when.isoformat(timespec='minutes') if part.with_time else part.when.date()}]"
-                )
+                when = part.when.isoformat(timespec="minutes") if part.with_time else part.when.date()
+                words.append(f" [{when}] ")
             case said.Recording():
-                words.append(f"(recording {part.name})")
+                words.append(f" (recording {part.name}) ")
             case said.Silence():
                 words.append(" ")
     return " ".join("".join(words).split())

@@ -39,6 +39,8 @@ REQUIRED_PHRASES: Final[Mapping[str, frozenset[str]]] = {
     "payment.no_input": frozenset(),
     "payment.transfer": frozenset(),
     "payment.voicemail": frozenset({"brand"}),
+    "ivr.invalid": frozenset(),
+    "ivr.unavailable": frozenset(),
 }
 """Every phrase that the flows say, with its placeholders."""
 

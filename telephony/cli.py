@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 import typer
 
 from telephony import __version__
+from telephony.cli_ivr import app as ivr_app
 from telephony.errors import (
     ConfigError,
     InputError,
@@ -79,6 +80,7 @@ key_app = typer.Typer(help="Keys of API clients.", no_args_is_help=True)
 lab_app = typer.Typer(help="A PBX and a carrier on this machine, to try things out.", no_args_is_help=True)
 app.add_typer(key_app, name="key")
 app.add_typer(lab_app, name="lab")
+app.add_typer(ivr_app, name="ivr")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Url = Annotated[str, typer.Option(envvar="TELEPHONY_URL", help="Where the controller is.")]

@@ -69,27 +69,32 @@ def read_file(path: Path) -> str:
         raise ConfigError(str(path), "is not UTF-8", "Save it as UTF-8 text") from None
 
 
-def check_files(paths: Mapping[str, str], rules: Rules) -> tuple[dict[str, Tree], tuple[Fault, ...]]:
-    """Check several files (name → text) with regard to one another; trees by name, and every fault."""
-    shapes = [read_tree(text, name).tree for name, text in paths.items()]
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Files that were checked together: their trees, by file too, and every fault."""
+
+    trees: Mapping[str, Tree]
+    by_file: Mapping[str, Tree]
+    faults: tuple[Fault, ...]
+
+
+def check_files(texts: Mapping[str, str], rules: Rules) -> Checked:
+    """Check several files (name → text) with regard to one another."""
+    shapes = [read_tree(text, name).tree for name, text in texts.items()]
     together = replace(rules, trees={tree.name: tree for tree in shapes if tree is not None})
-    trees: dict[str, Tree] = {}
-    faults: list[Fault] = []
-    for name, text in paths.items():
-        report = check(text, name, together)
-        faults += report.faults
-        if report.tree is not None:
-            trees[report.tree.name] = report.tree
-    return trees, tuple(faults)
+    reports = {name: check(text, name, together) for name, text in texts.items()}
+    by_file = {name: report.tree for name, report in reports.items() if report.tree is not None}
+    faults = tuple(fault for report in reports.values() for fault in report.faults)
+    return Checked({tree.name: tree for tree in by_file.values()}, by_file, faults)
 
 
 def read_folder(folder: Path, rules: Rules, number: int = 1) -> Edition:
     """Read and check a folder. Raises `TreeRefused` with all faults, or `ConfigError`."""
     texts = {str(path): read_file(path) for path in files_of(folder)}
-    trees, faults = check_files(texts, rules)
-    if any(fault.severity is Severity.ERROR for fault in faults):
-        raise TreeRefused(faults)
-    return Edition(number, trees, faults)
+    checked = check_files(texts, rules)
+    if any(fault.severity is Severity.ERROR for fault in checked.faults):
+        raise TreeRefused(checked.faults)
+    return Edition(number, checked.trees, checked.faults)
 
 
 class TreeBook:

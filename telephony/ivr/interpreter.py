@@ -38,6 +38,7 @@ from telephony.ivr.standins import Services
 from telephony.ivr.talk import FROZEN_MARGIN, Talk
 from telephony.ivr.tree import (
     BACK,
+    DIALPLAN,
     HANGUP,
     REPEAT,
     RETURN,
@@ -115,7 +116,6 @@ class _Way:
     outcome: str
     target: str = HANGUP
     result: str = ""
-    with_dialplan: bool = False
 
 
 @dataclass(slots=True)
@@ -208,7 +208,7 @@ class Interpreter:
 
     async def _follow(self, way: _Way) -> Ending | None:
         """Go where a way leads; an `Ending` where the call leaves the tree."""
-        if way.with_dialplan:
+        if way.target == DIALPLAN:
             return self._ending(way.result, with_dialplan=True)
         target, result = way.target, way.result or "completed"
         while target == RETURN and len(self._frames) > 1:
@@ -376,7 +376,7 @@ class Interpreter:
                 return self._enter(node)
             case Hangup():
                 await self._say(node.prompt)
-                return _Way("hung_up_by_us", HANGUP, node.result)
+                return _Way("ended", HANGUP, node.result)
 
     async def _menu(self, node: Menu) -> _Way:
         menus = self._frames[-1].menus
@@ -548,7 +548,7 @@ class Interpreter:
         end = await self._with_person(self._services.queues.wait(self._session, order))
         match end:
             case QueueEnd.HANDED_OVER:
-                return _Way(end.value, HANGUP, "queued", with_dialplan=True)
+                return _Way(end.value, DIALPLAN, "queued")
             case QueueEnd.SPOKEN:
                 return _Way(end.value, node.next, "queued")
             case QueueEnd.TIMEOUT if node.on_timeout is not None:
@@ -574,7 +574,7 @@ class Interpreter:
         end = await self._with_person(self._services.transfers.transfer(self._session, order))
         match end:
             case TransferEnd.HANDED_OVER:
-                return _Way(end.value, HANGUP, "transferred", with_dialplan=True)
+                return _Way(end.value, DIALPLAN, "transferred")
             case TransferEnd.SPOKEN:
                 return _Way(end.value, node.next, "transferred")
             case TransferEnd.BUSY if node.on_busy is not None:

@@ -119,6 +119,7 @@ class _Reader:
         self.keys: dict[Path, Mark] = {}
         self.faults: list[Fault] = []
         self._count = 0
+        self._last_end = 0
 
     @staticmethod
     def admit_size(text: str) -> None:
@@ -144,7 +145,8 @@ class _Reader:
     def _value(self, event: yaml.Event, events: Iterator[yaml.Event], path: Path) -> Any:
         self._admit(event, path)
         if isinstance(event, yaml.ScalarEvent):
-            self.values[path] = Span(_mark(event), _end(event))
+            self._last_end = _end(event)
+            self.values[path] = Span(_mark(event), self._last_end)
             return _scalar(event)
         if isinstance(event, yaml.SequenceStartEvent):
             return self._sequence(event, events, path)
@@ -155,7 +157,7 @@ class _Reader:
         items: list[Any] = []
         for event in events:
             if isinstance(event, yaml.SequenceEndEvent):
-                self.values[path] = Span(_mark(start), _end(event))
+                self.values[path] = Span(_mark(start), self._end_of(start, event))
                 break
             items.append(self._value(event, events, (*path, len(items))))
         return items
@@ -165,7 +167,7 @@ class _Reader:
         entries: dict[str, Any] = {}
         for event in events:
             if isinstance(event, yaml.MappingEndEvent):
-                self.values[path] = Span(_mark(start), _end(event))
+                self.values[path] = Span(_mark(start), self._end_of(start, event))
                 break
             self._admit(event, path)
             if not isinstance(event, yaml.ScalarEvent):
@@ -189,6 +191,15 @@ class _Reader:
             self.keys[place] = at
             entries[key] = self._value(next(events), events, place)
         return entries
+
+    def _end_of(self, start: yaml.Event, end: yaml.Event) -> int:
+        """Where a list or mapping ends: with its bracket, or with the last value in it.
+
+        Without brackets the parser says it ends where the next thing begins, comments and all.
+        """
+        if getattr(start, "flow_style", False):
+            self._last_end = _end(end)
+        return self._last_end
 
     def _admit(self, event: yaml.Event, path: Path) -> None:
         """Refuse what is not data, or too much of it."""

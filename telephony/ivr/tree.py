@@ -22,6 +22,9 @@ BACK: Final = "back"
 REPEAT: Final = "repeat"
 RETURN: Final = "return"
 HANGUP: Final = "hangup"
+DIALPLAN: Final = "dialplan"
+"""Where a call goes that was handed over, in journals; nothing leads there by name."""
+
 RESERVED: Final = frozenset({BACK, REPEAT, RETURN, HANGUP})
 """Targets that are no nodes: the menu before, this node again, out of the subtree, the end of the call."""
 

@@ -15,6 +15,7 @@ from telephony.ivr.reading import did_you_mean
 from telephony.ivr.source import Path
 from telephony.ivr.tree import (
     BACK,
+    DIALPLAN,
     REPEAT,
     RESERVED,
     RETURN,
@@ -38,7 +39,7 @@ def check_ways(tree: Tree, rules: Rules, found: Findings) -> None:
     _dangling(tree, edges, found)
     reached = _reached(tree, edges)
     for name in tree.nodes:
-        if name in RESERVED:
+        if name in RESERVED or name == DIALPLAN:
             found.error(
                 "reserved-name", ("nodes", name), f"{name} is the name of no node", "Name it otherwise"
             )

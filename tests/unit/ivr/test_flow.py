@@ -142,7 +142,7 @@ async def test_a_tree_is_called_out(rig: Rig) -> None:
     assert ended.status == "completed"
     assert [(visit.node, visit.outcome) for visit in rig.visits] == [
         ("main", "1"),
-        ("thanks", "hung_up_by_us"),
+        ("thanks", "ended"),
     ]
     assert rig.pbx.sessions[0].variables["TELEPHONY_RESULT"] == "solved"
     assert rig.pbx.sessions[0].variables["TELEPHONY_LANGUAGE"] == "zh-CN"

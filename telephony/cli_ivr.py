@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
@@ -313,6 +314,50 @@ def _show_verdicts(rows: Sequence[dict[str, Any]], *, update: bool, as_json: boo
         _fail("there is no golden conversation. Put NAME.test.yaml beside the tree")
     unplayed = any(not row["transcript"] for row in failed)
     raise typer.Exit(FAILED if unplayed or (failed and not update) else OK)
+
+
+# ---- graph
+
+
+class Picture(StrEnum):
+    """How a tree is drawn."""
+
+    SVG = "svg"
+    MERMAID = "mermaid"
+
+
+@app.command()
+def graph(
+    file: File,
+    form: Annotated[Picture, typer.Option("--format", help="svg or mermaid.")] = Picture.SVG,
+    counts: Annotated[
+        Path | None,
+        typer.Option(metavar="JSON", help='{"nodes": {"main": 12}, "ways": {"main -> order": 7}}'),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to; else standard output.")
+    ] = None,
+) -> None:
+    """Draw a tree, with counts of calls laid over it where they are given."""
+    from telephony.ivr.book import read_file
+    from telephony.ivr.graph import mermaid, read_counts
+    from telephony.ivr.picture import svg
+
+    tree, _ = _one(file)
+    numbers = None
+    if counts is not None:
+        try:
+            numbers = read_counts(json.loads(read_file(counts)))
+        except ValueError:
+            _fail(f"--counts: {counts} is not JSON")
+    drawn = svg(tree, numbers) if form is Picture.SVG else mermaid(tree, numbers)
+    if output is None:
+        print(drawn, end="")
+        return
+    try:
+        output.write_text(drawn, "utf-8")
+    except OSError as error:
+        _fail(f"--output: {output} can't be written ({error.strerror})")
 
 
 # ---- reading files

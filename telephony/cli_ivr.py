@@ -21,6 +21,7 @@ from telephony.errors import UnknownLocale
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from telephony.ivr.compile import Sound
     from telephony.ivr.faults import Fault
     from telephony.ivr.lint import Rules
     from telephony.ivr.ports import QueueEnd, TransferEnd
@@ -36,6 +37,8 @@ E = TypeVar("E", "QueueEnd", "TransferEnd")
 OK: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
+CACHE_BYTES: Final = 512 * 1024 * 1024
+SAFE_PATH: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-")
 
 app = typer.Typer(help="IVR trees: check, try, draw and test them; no PBX is needed.", no_args_is_help=True)
 
@@ -358,6 +361,82 @@ def graph(
         output.write_text(drawn, "utf-8")
     except OSError as error:
         _fail(f"--output: {output} can't be written ({error.strerror})")
+
+
+# ---- compile
+
+
+@app.command("compile")
+def compile_(
+    file: File,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where it all goes.")],
+    sounds_at: Annotated[
+        str, typer.Option(metavar="PATH", help="Where the PBX finds the sounds; else in the folder.")
+    ] = "",
+    no_sounds: Annotated[bool, typer.Option("--no-sounds", help="The dialplan only.")] = False,
+    recordings: Recordings = None,
+    as_json: Json = False,
+) -> None:
+    """Make a plain Asterisk dialplan of a tree, and its sounds beside it."""
+    from telephony.ivr.compile import compile_tree
+
+    _quiet_logs()
+    tree, _ = _one(file)
+    sounds = output / "sounds"
+    folder = sounds_at or str(sounds.absolute())
+    if not folder.startswith("/") or not set(folder) <= SAFE_PATH:
+        _fail("--sounds-at: write an absolute path of letters, figures and /._-")
+    compiled = compile_tree(tree, folder)
+    dialplan = output / f"{compiled.context}.conf"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        dialplan.write_text(compiled.text, "utf-8")
+        files = 0 if no_sounds else asyncio.run(_render(compiled.sounds, sounds, recordings))
+    except OSError as error:
+        _fail(f"--output: {output} can't be written ({error.strerror})")
+    if as_json:
+        _print_json(
+            {"dialplan": str(dialplan), "context": compiled.context, "sounds": files}
+            | {"notes": list(compiled.notes)}
+        )
+        return
+    print(f"#include {dialplan.absolute()}")
+    for note in compiled.notes:
+        _say(f"{tree.name}: {note}")
+    _say(f"{dialplan}: context {compiled.context}, {_count(files, 'sound file')}")
+
+
+async def _render(sounds: Sequence[Sound], folder: Path, recordings: Path | None) -> int:
+    """Render sounds into a folder, in both laws; returns how many files that were."""
+    import shutil
+    from tempfile import TemporaryDirectory
+
+    from telephony.speech.engine import EspeakNg
+    from telephony.speech.studio import Studio
+
+    written = 0
+    with TemporaryDirectory(prefix="telephony-") as scratch:
+        studio = Studio(
+            _packs(),
+            EspeakNg(),
+            cache_dir=Path(scratch) / "cache",
+            media_dir=Path(scratch) / "media",
+            pbx_media_dir=None,
+            recordings_dir=recordings,
+            cache_limit_bytes=CACHE_BYTES,
+        )
+        try:
+            for sound in sounds:
+                media = await studio.compose(sound.prompt, sound.language)
+                for ending in (".ulaw", ".alaw"):
+                    target = folder / f"{sound.path}{ending}"
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(f"{media.name}{ending}", target)
+                    written += 1
+                studio.discard(media)
+        finally:
+            await studio.close()
+    return written
 
 
 # ---- reading files

@@ -153,3 +153,37 @@ def test_golden_conversations_fail_when_a_tree_changes(tmp_path: Path, run: Run)
 
 def test_the_schema_is_printed(run: Run) -> None:
     assert run("schema").stdout == (FOLDER / "tree.schema.json").read_text("utf-8")
+
+
+def test_a_tree_is_compiled_with_its_sounds(tmp_path: Path, run: Run) -> None:
+    tree = tmp_path / "small.yaml"
+    tree.write_text(
+        "version: 1\nname: small\nlanguages: [en]\nstart: main\nnodes:\n"
+        "  main: {type: hangup, prompt: {en: Goodbye.}}\n",
+        "utf-8",
+    )
+    done = run("compile", str(tree), "-o", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"#include {tmp_path}/out/ivr-small.conf\n"
+    assert f"Set(IVR__SOUNDS={tmp_path}/out/sounds)" in (tmp_path / "out" / "ivr-small.conf").read_text()
+    assert (tmp_path / "out" / "sounds" / "en" / "main.prompt.ulaw").stat().st_size > 1000
+    assert (tmp_path / "out" / "sounds" / "en" / "ivr.invalid.alaw").is_file()
+    again = run(
+        "compile", str(tree), "-o", str(tmp_path / "out"), "--no-sounds", "--json", "--sounds-at", "/srv/x"
+    )
+    assert json.loads(again.stdout)["sounds"] == 0
+    assert run("compile", str(tree), "-o", str(tmp_path), "--sounds-at", "/srv/${SHELL(id)}").returncode == 2
+
+
+def test_a_tree_is_drawn(tmp_path: Path, run: Run) -> None:
+    tree = str(FOLDER / "satisfaction.yaml")
+    assert run("graph", tree).stdout.startswith("<svg ")
+    assert run("graph", tree, "--format", "mermaid").stdout.startswith("flowchart TD\n")
+    counts = tmp_path / "counts.json"
+    counts.write_text('{"nodes": {"solved": 12}}')
+    assert run("graph", tree, "--counts", str(counts), "-o", str(tmp_path / "t.svg")).returncode == 0
+    assert "12 calls" in (tmp_path / "t.svg").read_text("utf-8")
+    for wrong in ("{", '{"nodes": 5}'):
+        counts.write_text(wrong)
+        assert run("graph", tree, "--counts", str(counts)).returncode == 2
+    assert run("graph", tree, "-o", str(tmp_path / "none" / "t.svg")).returncode == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -110,8 +110,9 @@ hours:
     start = int(datetime(2026, 12, 20, tzinfo=UTC).timestamp())
     days = (datetime.fromtimestamp(start + 977 * 60 * step, UTC) for step in range(60))
     more = (datetime(2026, 7, day, hour, 30, tzinfo=UTC) for day in (2, 3, 4, 5) for hour in range(0, 24, 2))
+    eve = (datetime(2027, 12, 24, 18, tzinfo=UTC) + timedelta(minutes=30 * step) for step in range(28))
     seen = set()
-    for at in (*days, *more):
+    for at in (*days, *more, *eve):
         result = PlainAsterisk(text, at=at).run().variables["TELEPHONY_RESULT"]
         assert (result == "a") == table.is_open(at), at
         seen.add(result)

@@ -167,9 +167,10 @@ async def test_silence_and_an_early_hang_up_may_be_called_again(rig: Rig) -> Non
 
 
 async def test_a_hang_up_after_a_key_is_an_answer(rig: Rig) -> None:
-    rig.pbx.callees[NUMBER] = Callee(keys="2", hang_up_after=2)
+    rig.pbx.callees[NUMBER] = Callee(keys="9", hang_up_after=2)
     ended = await rig.call(retry={"attempts": 2, "pause": 1, "longest_pause": 1})
     assert ended.status == "completed"
+    assert [visit.outcome for visit in rig.visits] == ["9", "hung_up"]
     assert len(rig.pbx.orders) == 1
 
 

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 import structlog
 
-from telephony.errors import EngineError, PbxRejected
-from telephony.ivr.book import Edition
+from telephony.errors import CallEnded, EngineError, PbxRejected
 from telephony.ivr.interpreter import MAX_NODES, Ending, Interpreter
 from telephony.ivr.journal import Heard, Said
-from telephony.ivr.ports import CallFacts, QueueEnd, TransferEnd, WebhookOrder
+from telephony.ivr.ports import CallFacts, QueueEnd, QueueOrder, TransferEnd, WebhookOrder
 from telephony.ivr.saying import words_of
 from telephony.ivr.scripted import ScriptedClock, ScriptedSession, SilentVoice, World
 from telephony.ivr.simulate import Caller, Simulated, simulate
@@ -24,7 +23,7 @@ from telephony.ivr.standins import Services
 from telephony.ivr.tree import Tree
 from telephony.model.media import Media
 from telephony.model.prompt import Prompt
-from telephony.pbx.port import Gathered
+from telephony.pbx.port import CallSession, Gathered
 from tests.unit.ivr.trees import AGENT, HEAD, MENU, PERSON, tree_of
 
 NOON = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
@@ -639,5 +638,72 @@ async def test_no_sound_outlives_the_call() -> None:
     assert not kept
 
 
-def test_an_edition_is_empty_before_it_is_loaded() -> None:
-    assert Edition().trees == {}
+async def test_an_ending_holds_no_secret() -> None:
+    walk = Walk(COLLECT, "4242424242424242"[:8], head=HEAD + CARD)
+    assert (await walk.run()).values == {}
+    assert walk.interpreter.keys == "[secret]"
+
+
+async def test_a_caller_who_leaves_ends_the_question_to_the_app() -> None:
+    cancelled = asyncio.Event()
+
+    class Stuck:
+        async def ask(self, order: WebhookOrder) -> Mapping[str, object] | None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                cancelled.set()
+            return None
+
+    walk = Walk(WEBHOOK, "!hangup", head=WEBHOOKS, webhooks=Stuck())
+    with pytest.raises(CallEnded):
+        await walk.run()
+    async with asyncio.timeout(5):
+        await cancelled.wait()
+
+
+async def test_clearing_for_ever_is_an_answer_too() -> None:
+    class Clearing(ScriptedSession):
+        async def gather(self, media: Media | None, **how: Any) -> Gathered:
+            return Gathered("*" * how["max_digits"], "max_digits")
+
+    walk = Walk(COLLECT, head=HEAD + CARD, session=Clearing)
+    async with asyncio.timeout(5):
+        assert (await walk.run()).result == "no_input"
+
+
+@pytest.mark.parametrize(("spoken", "result"), [(20.0, "too_long"), (0.0, "completed")])
+async def test_the_trees_own_time_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, spoken: float, result: str
+) -> None:
+    """What is said counts, what is spoken with a person does not."""
+    now = [0.0]
+
+    class Loop:
+        def time(self) -> float:
+            return now[0]
+
+    class Slow(ScriptedSession):
+        async def play(self, media: Media, *, barge_in: str = "") -> str | None:
+            now[0] += spoken
+            return await super().play(media, barge_in=barge_in)
+
+    class Long:
+        async def wait(self, session: CallSession, order: QueueOrder) -> QueueEnd:
+            now[0] += 500.0
+            return QueueEnd.SPOKEN
+
+    nodes = """\
+  main: {type: queue, queue: sales, next: one}
+  one: {type: say, prompt: {en: One.}, next: two}
+  two: {type: say, prompt: {en: Two.}, next: three}
+  three: {type: hangup, prompt: {en: Three.}}
+"""
+    walk = Walk(nodes, head=HEAD + "max_seconds: 30\n", session=Slow, queues=Long())
+    monkeypatch.setattr(asyncio, "get_running_loop", Loop)
+    try:
+        ending = await walk.interpreter.run()
+    finally:
+        monkeypatch.undo()
+        await walk.sounds.close()
+    assert ending.result == result

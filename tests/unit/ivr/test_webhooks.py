@@ -65,6 +65,7 @@ async def test_an_app_is_asked_with_a_signature(receiver: Receiver, webhooks: Si
     "behaves",
     [
         says(500),
+        answers(b'{"status": "paid"}', 500),
         says(302, Location="/else"),
         closes,
         hangs,

@@ -7,12 +7,13 @@ use GotoIfTime, which knows no years and no spans past midnight.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from telephony.ivr.hours import DAYS, Span, Timetable, timetable
 from telephony.ivr.tree import Hours
 
-_DAY_SECONDS = 86_400
-_DAY_MINUTES = 1_440
+_DAY_SECONDS: Final = 86_400
+_DAY_MINUTES: Final = 1_440
 
 
 def hours_lines(extension: str, hours: Hours) -> Iterator[str]:

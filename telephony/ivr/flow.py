@@ -8,17 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from telephony.calls.flow import Outcome, Prepared
 from telephony.calls.policy import NO_INPUT
-from telephony.errors import CallEnded, PbxError, TelephonyError
+from telephony.errors import CallEnded, InputError, PbxError, TelephonyError
 from telephony.ivr.book import Edition, TreeBook
-from telephony.ivr.interpreter import WITH_A_PERSON, Ending, Interpreter
+from telephony.ivr.interpreter import MAX_VALUE, WITH_A_PERSON, Ending, Interpreter, text_of
 from telephony.ivr.journal import Visit
 from telephony.ivr.ports import Voice
+from telephony.ivr.reading import did_you_mean
 from telephony.ivr.saying import render, sayings_of
 from telephony.ivr.sounds import Key, Sounds
 from telephony.ivr.standins import Services
@@ -48,22 +49,59 @@ class PreparedTree(Prepared):
 
 
 class IvrFlow:
-    """A tree, called out. The request's `flow_ref` names the tree, its `variables` are the tree's."""
+    """Trees, called out.
+
+    With `tree` it is the flow of that tree, by its name. Without, it is called `ivr`, and the request names
+    the tree: in its `flow_ref`, or as the variable `tree`. All other variables are the tree's own.
+    """
 
     name = FLOW_NAME
 
     def __init__(
-        self, book: TreeBook, voice: Voice, services: Services | None = None, *, watch: Watch | None = None
+        self,
+        book: TreeBook,
+        voice: Voice,
+        services: Services | None = None,
+        *,
+        tree: str = "",
+        watch: Watch | None = None,
     ) -> None:
+        self.name = tree or FLOW_NAME
         self._book = book
         self._voice = voice
         self._services = services or Services()
+        self._tree = tree
         self._watch = watch
+
+    def check(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what a request's variables are, defaults filled in. Raises `InputError`, by variable."""
+        given = dict(variables)
+        name = self._tree or str(given.pop(TREE_ARGUMENT, ""))
+        known = self._book.edition.trees
+        tree = known.get(name)
+        if tree is None:
+            mend = did_you_mean(
+                name, known, f"Send one of {', '.join(sorted(known)) or 'none: there is none'}"
+            )
+            raise InputError(f"variables.{TREE_ARGUMENT}", f"there is no tree {name[:64]!r}", mend)
+        checked = {one: variable.default for one, variable in tree.variables.items() if not variable.secret}
+        for one, value in given.items():
+            field = f"variables.{one[:64]}"
+            if one not in tree.variables:
+                mend = did_you_mean(one, checked, f"It has {', '.join(checked) or 'no variables'}")
+                raise InputError(field, f"is no variable of {name}", mend)
+            if one not in checked:
+                raise InputError(field, "is a secret, and would be kept with the request", "Leave it out")
+            if not isinstance(value, str | int | float) or len(str(value)) > MAX_VALUE:
+                raise InputError(field, "is not a text", f"Send a text of at most {MAX_VALUE} characters")
+            checked[one] = text_of(value)
+        return checked if self._tree else {TREE_ARGUMENT: name, **checked}
 
     async def prepare(self, request: RequestRecord) -> Prepared | Outcome:
         """Find the tree and make its first words; a tree that is gone means that nobody is rung."""
         edition = self._book.edition
-        tree = edition.trees.get(request.flow_ref or "")
+        name = self._tree or request.flow_ref or request.variables.get(TREE_ARGUMENT)
+        tree = edition.trees.get(str(name))
         if tree is None:
             return Outcome(CallStatus.FAILED, "no_such_tree")
         ready = {key: await self._voice.compose(*key) for key in _first_words(tree, request)}
@@ -132,7 +170,7 @@ def _first_words(tree: Tree, request: RequestRecord) -> list[Key]:
     """What the first node that speaks will say, where only what is known now leads to it."""
     language = _language(tree, request)
     known = {name: variable.default for name, variable in tree.variables.items()}
-    known |= {name: str(value) for name, value in request.variables.items() if name in known}
+    known |= {name: text_of(value) for name, value in request.variables.items() if name in known}
     known |= {"brand": tree.voice.brand, "language": language, "caller": "", "called": request.to_number}
     secrets = {name for name, variable in tree.variables.items() if variable.secret}
     name = tree.start

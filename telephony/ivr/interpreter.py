@@ -158,7 +158,7 @@ class Interpreter:
         self._declare(tree)
         for name, value in (variables or {}).items():
             if name in self._values:
-                self._values[name] = _text(value)
+                self._values[name] = text_of(value)
         self._node = tree.start
         self._over_at = 0.0
         self._rescued = False
@@ -513,7 +513,7 @@ class Interpreter:
         if reply is None:
             return _Way("failed", node.on_error or HANGUP, "" if node.on_error else "failed")
         for name, place in node.receive.items():
-            self._values[name] = _text(_at(reply, place))
+            self._values[name] = text_of(_at(reply, place))
         return _Way("answered", node.next)
 
     async def _lookup(self, node: Lookup) -> _Way:
@@ -528,11 +528,11 @@ class Interpreter:
         if profile is None:
             return _Way("unknown", node.on_unknown or node.next)
         for name, place in node.receive.items():
-            self._values[name] = _text(profile.get(place))
-        language = _text(profile.get(node.language_from)) if node.language_from else ""
+            self._values[name] = text_of(profile.get(place))
+        language = text_of(profile.get(node.language_from)) if node.language_from else ""
         if language in self._tree.languages:
             self._language = language
-        priority = _number(_text(profile.get(node.priority_from))) if node.priority_from else None
+        priority = _number(text_of(profile.get(node.priority_from))) if node.priority_from else None
         if priority is not None and 0 <= priority <= 9:
             self._priority = int(priority)
         return _Way("found", node.next)
@@ -697,7 +697,7 @@ def _at(value: object, place: str) -> object:
     return value
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
     """A value from outside as a variable holds it: one printable line; lists and mappings are nothing."""
     if isinstance(value, bool):
         return "true" if value else "false"

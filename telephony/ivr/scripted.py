@@ -96,6 +96,16 @@ class ScriptedSession:
     def __post_init__(self) -> None:
         self._todo = deque(self.script)
 
+    @property
+    def machine(self) -> bool:
+        """A person, always."""
+        return False
+
+    async def hear_out(self, timeout: float) -> bool:
+        """Nobody speaks before us."""
+        self._still_there()
+        return True
+
     async def answer(self) -> None:
         """Take the call."""
         self._still_there()

@@ -12,7 +12,7 @@ import pytest
 
 from telephony.calls.engine import CallEngine, EngineConfig
 from telephony.calls.policy import PRIORITIES
-from telephony.errors import PbxTimeout
+from telephony.errors import InputError, PbxTimeout
 from telephony.ivr.book import TreeBook
 from telephony.ivr.flow import InboundIvr, IvrFlow
 from telephony.ivr.journal import Visit
@@ -261,3 +261,36 @@ async def test_warming_erases_what_it_made(rig: Rig) -> None:
     await warm(Counting(), rig.book.edition.trees.values())
     assert made
     assert not list(rig.media.glob("*.?law"))
+
+
+def test_variables_are_checked_before_a_call_is_asked_for(rig: Rig) -> None:
+    assert rig.flow.name == "ivr"
+    assert rig.flow.check({"tree": "solved", "order": 4711}) == {"tree": "solved", "order": "4711"}
+    named = IvrFlow(rig.book, rig.studio, tree="solved")
+    assert named.name == "solved"
+    assert named.check({}) == {"order": ""}
+    for variables, field, mend in (
+        ({}, "variables.tree", "Send one of solved"),
+        ({"tree": "solve"}, "variables.tree", "Did you mean solved?"),
+        ({"tree": "solved", "ordr": "1"}, "variables.ordr", "Did you mean order?"),
+        ({"tree": "solved", "order": {}}, "variables.order", "Send a text"),
+        ({"tree": "solved", "order": "x" * 501}, "variables.order", "Send a text"),
+    ):
+        with pytest.raises(InputError) as error:
+            rig.flow.check(variables)
+        assert (error.value.field, error.value.mend[: len(mend)]) == (field, mend)
+
+
+async def test_a_secret_is_not_taken_from_a_request(tmp_path: Path, rig: Rig) -> None:
+    secret = TREE.replace("order: {}", "order: {secret: true}")
+    (tmp_path / "trees" / "solved.yaml").write_text(secret, "utf-8")
+    await rig.book.load()
+    with pytest.raises(InputError, match="secret"):
+        rig.flow.check({"tree": "solved", "order": "4711"})
+
+
+async def test_the_tree_may_be_named_by_a_variable(rig: Rig) -> None:
+    rig.pbx.callees[NUMBER] = Callee(keys="1")
+    ended = await rig.call(flow_ref=None, variables={"tree": "solved", "order": "4711"})
+    assert ended.status == "completed"
+    assert rig.pbx.sessions[0].variables["TELEPHONY_TREE"] == "solved"

@@ -26,6 +26,8 @@ _GROUPS = {
     "test_payments.py": "lab-3",
     "test_calls.py": "lab-3",
     "test_payment_races.py": "lab-3",
+    "test_two_controllers.py": "lab-1",
+    "test_faults.py": "lab-1",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest_asyncio
 from telephony.lab import CarrierCall, Lab, answer_and_listen, no_answer
 from tests.acceptance.control import ControllerProcess, api_of, settings_of
 from tests.acceptance.databases import Database, postgres
-from tests.acceptance.load import Load, Receiver, answers_briefly, judge, receiver, told_at
+from tests.acceptance.load import CODE, Load, Receiver, answers_briefly, judge, receiver, told_at
 from tests.acceptance.test_outcomes import answered, no_channels, ringing
 from tests.store_engines import PostgresServer, free_port
 
@@ -72,7 +72,9 @@ async def rings_until_taken_over(call: CarrierCall) -> None:
     await call.listen()
 
 
-async def test_one_is_killed_for_good_and_the_other_finishes_its_work(lab: Lab, pair: Pair) -> None:
+async def test_one_is_killed_for_good_and_the_other_finishes_its_work(
+    lab: Lab, pair: Pair, record_property: Callable[[str, object], None]
+) -> None:
     lab.carrier.default = answers_briefly
     lab.carrier.subscribe(RINGS_LONG, rings_until_taken_over)
     turns = itertools.cycle([pair.one, pair.two])
@@ -82,7 +84,7 @@ async def test_one_is_killed_for_good_and_the_other_finishes_its_work(lab: Lab, 
     try:
         await asyncio.sleep(4.0)
         async with api_of(pair.one.url) as api:
-            long = await api.verify(RINGS_LONG)
+            long = await api.verify(RINGS_LONG, code=CODE)
             await ringing(api, long)
         await pair.one.kill()
         killed = time.time()
@@ -101,7 +103,7 @@ async def test_one_is_killed_for_good_and_the_other_finishes_its_work(lab: Lab, 
         assert len(lab.carrier.calls_to(RINGS_LONG)) == 1
         lab.carrier.calls.remove(lab.carrier.calls_to(RINGS_LONG)[0])
         verdict = judge(lab, load, pair.told, [killed], late=LEASE + 5)
-        print(f"\n{verdict}, taken over after {taken_over(pair.two, killed):.1f} s")
+        record_property("told", f"{verdict}, taken over after {taken_over(pair.two, killed):.1f} s")
         assert taken_over(pair.two, killed) < LEASE + 1.5
         await no_channels(lab)
     finally:

@@ -28,6 +28,8 @@ _GROUPS = {
     "test_payment_races.py": "lab-3",
     "test_two_controllers.py": "lab-1",
     "test_faults.py": "lab-1",
+    "test_priority.py": "lab-3",
+    "test_retries.py": "lab-3",
 }
 
 

@@ -24,6 +24,7 @@ _GROUPS = {
     "test_secrecy.py": "lab-1",
     "test_payments.py": "lab-3",
     "test_payment_races.py": "lab-3",
+    "test_bad_receivers.py": "lab-3",
 }
 
 

@@ -30,6 +30,7 @@ _GROUPS = {
     "test_faults.py": "lab-1",
     "test_priority.py": "lab-3",
     "test_retries.py": "lab-3",
+    "test_bad_receivers.py": "lab-3",
 }
 
 

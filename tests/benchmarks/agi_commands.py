@@ -102,10 +102,9 @@ async def _turn(pid: int, port: int, delay: float) -> tuple[float, float]:
     """Commands per second, and processor seconds per command."""
     loop = asyncio.get_running_loop()
     before, began = cpu_of(pid) + cpu_of_children(pid), loop.time()
-    opening = [
-        loop.create_connection(lambda: _Asterisk(delay), "127.0.0.1", port) for _ in range(CONNECTIONS)
-    ]
-    channels = [channel for _, channel in await asyncio.gather(*opening)]
+    channels = [_Asterisk(delay) for _ in range(CONNECTIONS)]
+    for channel in channels:
+        await loop.create_connection(lambda channel=channel: channel, "127.0.0.1", port)  # type: ignore[misc]
     answered = sum(await asyncio.gather(*(channel.over for channel in channels)))
     wall = loop.time() - began
     assert answered == CONNECTIONS * COMMANDS, answered

@@ -29,7 +29,7 @@ from tests.store_engines import PostgresServer
 pytestmark = pytest.mark.lab
 
 TALKS, RINGS, REFUSED = "+8613800000001", "+8613800000002", "+8613800000003"
-RING_SECONDS = 4.0
+RING_SECONDS = 2.5
 HEARD = ("completed", None, "heard")
 
 

@@ -44,7 +44,7 @@ async def storm(lab: Lab, folder: Path, database: Database, *, kills: int, rate:
         lives = [(time.time(), time.time())]
         try:
             for _ in range(kills):
-                await asyncio.sleep(chance.uniform(0.2, 2.0))
+                await asyncio.sleep(chance.uniform(0.1, 1.5))
                 await process.kill()
                 killed = time.time()
                 await process.start()

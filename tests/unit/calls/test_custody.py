@@ -359,6 +359,23 @@ async def test_who_lost_a_lease_while_frozen_does_not_dial(two: Two, monkeypatch
     assert (held.owner, held.fence, held.status) == ("two", mine.fence, CallStatus.DIALING)
 
 
+async def test_who_thaws_hangs_up_nobody_that_is_somebody_elses_by_now(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Overdue half a second after the dial: that much too early, as for one who was frozen.
+    one = await two.add("one", margin=-29.5)
+    call = await one.place()
+    await one.until(call, ringing)
+    async with one.store.transaction() as work:
+        await work.requests.take_over("two", await one.store.now_ms() + 60_000, 30_000, own=False)
+    monkeypatch.setattr(custody.Custody, "surely_ours", lambda _self, _until: False)
+    async with asyncio.timeout(3):
+        while one.engine.live_calls:
+            await asyncio.sleep(0.01)
+    (attempt,) = await one.attempts(call)
+    assert [channel.id for channel in await two.pbx.channels()] == [attempt.id], "it rings on"
+
+
 async def test_no_further_trunk_rings_for_a_request_that_was_canceled_elsewhere(
     set_clock: tuple[Rig, Wall], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import cast
 
-from tests.benchmarks.measure import ROUNDS, Report, cpu_of, cpu_of_children, installed, ratios
+from tests.benchmarks.measure import ROUNDS, Report, cpu_of_children, cpu_of_threads, installed, ratios
 
 CONNECTIONS = 20
 COMMANDS = 400
@@ -101,7 +101,7 @@ async def agi_commands(report: Report, say: Callable[[str], None]) -> None:
 async def _turn(pid: int, port: int, delay: float) -> tuple[float, float]:
     """Commands per second, and processor seconds per command."""
     loop = asyncio.get_running_loop()
-    before, began = cpu_of(pid) + cpu_of_children(pid), loop.time()
+    before, began = cpu_of_threads(pid) + cpu_of_children(pid), loop.time()
     channels = [_Asterisk(delay) for _ in range(CONNECTIONS)]
     for channel in channels:
         await loop.create_connection(lambda channel=channel: channel, "127.0.0.1", port)  # type: ignore[misc]
@@ -110,7 +110,7 @@ async def _turn(pid: int, port: int, delay: float) -> tuple[float, float]:
     assert answered == CONNECTIONS * COMMANDS, answered
     # A forking server counts a child only once it has looked for ended ones.
     await asyncio.sleep(0.2)
-    return answered / wall, (cpu_of(pid) + cpu_of_children(pid) - before) / answered
+    return answered / wall, (cpu_of_threads(pid) + cpu_of_children(pid) - before) / answered
 
 
 @asynccontextmanager

@@ -32,7 +32,13 @@ Figures = Mapping[str, Sequence[float]]
 
 
 def cpu_of(pid: int) -> float:
-    """Processor seconds that a process has used, to the nanosecond: the sum of its threads that live."""
+    """Processor seconds that a process has used, in steps of 10 ms: threads that ended are in it (proc(5))."""
+    fields = _stat(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def cpu_of_threads(pid: int) -> float:
+    """Processor seconds of the threads that a process has now, to the nanosecond."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 

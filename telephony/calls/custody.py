@@ -12,7 +12,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Collection
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Final
 
 import structlog
@@ -68,7 +68,8 @@ class Custody:
         self._owed = 0
         self._calm_from = 0.0
         self._hurry = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._at_work = AsyncExitStack()
 
     @property
     def lease_ms(self) -> int:
@@ -97,13 +98,18 @@ class Custody:
         return until
 
     async def start(self) -> None:
-        """Take over what an earlier life left and what others lost, then keep watch."""
-        await self._look_at_the_clock()
-        await self._take_over(own=True)
-        self._tasks = [
-            asyncio.create_task(self._keep(), name="calls-leases"),
-            asyncio.create_task(self._store.listen(self._on_poke), name="calls-pokes"),
-        ]
+        """Take over what an earlier life left and what others lost, then keep watch.
+
+        Raises `ConfigError` where another controller is at work under our name: its calls are not ours.
+        """
+        await self._at_work.enter_async_context(self._store.listening(self._on_poke))
+        try:
+            await self._look_at_the_clock()
+            await self._take_over(own=True)
+        except BaseException:
+            await self._at_work.aclose()
+            raise
+        self._task = asyncio.create_task(self._keep(), name="calls-leases")
 
     def take_no_more(self) -> None:
         """Renew what is in hand, but take nothing over from now on: we are stopping."""
@@ -111,9 +117,10 @@ class Custody:
 
     async def stop(self) -> None:
         """Renew nothing more, hear nothing more."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._at_work.aclose()
 
     async def _keep(self) -> None:
         pause = self._lease / 3

@@ -553,7 +553,7 @@ class CallEngine:
             return Outcome(CallStatus.FAILED, "prompt_failed")
 
     async def _hold_on(self, life: _Life) -> None:
-        """An owner looks at its own lease just before dialling: one that was frozen may have lost it.
+        """An owner looks at its own lease before it acts: one that was frozen may have lost it.
 
         Where in doubt it is prolonged, which only its owner can; raises `StaleFence` in anybody else's case.
         """
@@ -589,6 +589,8 @@ class CallEngine:
             cause = await self._follow(life, talk, ring_timeout + self._config.margin)
         except TimeoutError:
             log.warning("call.leg_overdue", call=life.request.id)
+            # We may have been frozen so long that it is somebody else's leg, and conversation.
+            await self._hold_on(life)
             await leg.hangup()
             cause = await self._last_words(life, talk)
         finally:

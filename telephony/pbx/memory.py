@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from telephony.errors import CallEnded, PbxRejected, PbxUnavailable
+from telephony.errors import CallEnded, PbxRejected, PbxUnavailable, StaleFence
 from telephony.model.hangup import Cause, HangupCause
 from telephony.model.media import Media
 from telephony.pbx.port import (
@@ -257,9 +257,15 @@ class MemoryPbx:
         task.add_done_callback(self._tasks.discard)
         try:
             yield leg
-        finally:
+        except StaleFence:
+            # Somebody else goes on with it.
+            raise
+        except BaseException:
             await leg.hangup()
             task.cancel()
+            raise
+        await leg.hangup()
+        task.cancel()
 
     @asynccontextmanager
     async def adopt(self, order: DialOrder, *, dialed_at_ms: int) -> AsyncIterator[MemoryLeg]:

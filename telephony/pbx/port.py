@@ -275,7 +275,8 @@ class Pbx(Protocol):
     def dial(self, order: DialOrder) -> AbstractAsyncContextManager[Leg]:
         """Order one ring. Entering raises `PbxUnavailable` (see `sent`) or `PbxRejected`.
 
-        Leaving the block while the leg stands hangs it up; it is never re-sent.
+        Leaving the block while the leg stands hangs it up, but for a `StaleFence`: then it is somebody
+        else's to go on with. It is never re-sent.
         Asterisk: `Originate`, `Async: true`, `ChannelId` = attempt id, into Context/Exten.
         FreeSWITCH: `bgapi originate` with `origination_uuid`, the answer's UUID compared.
         """

@@ -21,7 +21,7 @@ from sqlalchemy.pool import NullPool
 
 from telephony.errors import ConfigError
 from telephony.store.failures import DATABASE_ERRORS, opening_error, store_error
-from telephony.store.pokes import Heard, listen
+from telephony.store.pokes import Heard, listening
 from telephony.store.sqlite import InlineConnection, SqliteEngine
 from telephony.store.turns import Turnstile, to_the_end
 
@@ -63,8 +63,11 @@ class Engine(Protocol):
     def reading(self) -> AbstractAsyncContextManager[Connection]:
         """One read-only transaction; never waits for a writer."""
 
-    async def listen(self, heard: Heard) -> None:
-        """Hear the pokes of others, for ever; returns at once where nobody else is."""
+    def listening(self, name: str, heard: Heard) -> AbstractAsyncContextManager[None]:
+        """Hear the pokes of others until the block ends, and be the only one of this name in it.
+
+        Raises `ConfigError` where somebody is that already.
+        """
 
     async def ping(self) -> None:
         """Raise `StoreUnavailable` unless the database is there and answers."""
@@ -191,11 +194,13 @@ class PostgresEngine:
         async with _pooled(self._read_only, self._turnstile) as connection:
             yield connection
 
-    async def listen(self, heard: Heard) -> None:
+    @asynccontextmanager
+    async def listening(self, name: str, heard: Heard) -> AsyncIterator[None]:
         """A connection outside the pool, which is open for as long as we listen."""
         engine = self._engine(self._deadline, poolclass=NullPool)
         try:
-            await listen(engine, heard)
+            async with listening(engine, name, heard):
+                yield
         finally:
             await engine.dispose()
 

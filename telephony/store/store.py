@@ -6,7 +6,7 @@ What it never does: keep anything in memory; what is not committed is not there.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from sqlalchemy import ColumnElement, select
 
@@ -85,12 +85,13 @@ class Store:
         """Whether other controllers may work on the same database."""
         return self.engine.shared
 
-    async def listen(self, heard: Heard) -> None:
-        """Call `heard` with every poke, for ever; returns at once where nobody else can be.
+    def listening(self, heard: Heard) -> AbstractAsyncContextManager[None]:
+        """Be at work as `owner` until the block ends, and call `heard` with every poke meanwhile.
 
         `PokeKind.MISSED` comes at the beginning and after every break: pokes that nobody heard are gone.
+        Raises `ConfigError` where somebody of this name is at work already, or, with SQLite, anybody.
         """
-        await self.engine.listen(heard)
+        return self.engine.listening(self.owner, heard)
 
     async def ping(self) -> None:
         """Raise `StoreUnavailable` unless the database is there and answers."""

@@ -22,13 +22,14 @@ import pytest
 from telephony.lab import Lab, answer_and_listen
 from tests.acceptance.control import Api, ControllerProcess, Json, api_of, settings_of
 from tests.acceptance.databases import Database, postgres, sqlite
-from tests.acceptance.load import Receiver, receiver, told_at
+from tests.acceptance.load import CODE, Receiver, receiver, told_at
 from tests.acceptance.test_outcomes import answered, ringing, row, the_next_call_works
 from tests.store_engines import PostgresServer
 
 pytestmark = pytest.mark.lab
 
 TALKS, RINGS, REFUSED = "+8613800000001", "+8613800000002", "+8613800000003"
+RING_SECONDS = 2.5
 HEARD = ("completed", None, "heard")
 
 
@@ -49,11 +50,11 @@ async def controller_on(
 
 
 async def two_calls(lab: Lab, api: Api) -> list[Json]:
-    """One call in mid-code, one that rings and is answered five seconds from now."""
+    """One call in mid-code, one that rings and is answered while the store is away."""
     lab.carrier.subscribe(TALKS, answer_and_listen(after=0.1))
-    lab.carrier.subscribe(RINGS, answer_and_listen(after=5.0))
+    lab.carrier.subscribe(RINGS, answer_and_listen(after=RING_SECONDS))
     lab.carrier.subscribe(REFUSED, answer_and_listen(after=0.1))
-    views = [await api.verify(TALKS), await api.verify(RINGS)]
+    views = [await api.verify(TALKS, code=CODE), await api.verify(RINGS, code=CODE)]
     await answered(api, views[0])
     await ringing(api, views[1])
     return views

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,12 @@ import pytest
 from telephony.lab import Lab
 from tests.acceptance.control import ControllerProcess, settings_of
 from tests.acceptance.databases import Database, postgres, sqlite
-from tests.acceptance.load import Load, Verdict, answers_briefly, judge, receiver, told_at
+from tests.acceptance.load import Load, answers_briefly, judge, receiver, told_at
 from tests.acceptance.test_outcomes import no_channels
 
 pytestmark = pytest.mark.lab
+
+Figures = Callable[[str, object], None]
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -28,8 +31,8 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     return postgres(request.getfixturevalue("postgres_server"))
 
 
-async def storm(lab: Lab, folder: Path, database: Database, *, kills: int, rate: float, seed: int) -> Verdict:
-    """Kill and start again `kills` times, then let everything end, and judge."""
+async def storm(lab: Lab, folder: Path, database: Database, *, kills: int, rate: float, seed: int) -> str:
+    """Kill and start again `kills` times, then let everything end, and judge; returns the figures."""
     chance = random.Random(seed)
     lab.carrier.default = answers_briefly
     async with receiver() as told:
@@ -38,20 +41,21 @@ async def storm(lab: Lab, folder: Path, database: Database, *, kills: int, rate:
         await process.start()
         load = Load(lambda: process.url, rate)
         running = asyncio.create_task(load.run())
-        starts = [time.time()]
+        lives = [(time.time(), time.time())]
         try:
             for _ in range(kills):
-                await asyncio.sleep(chance.uniform(0.2, 2.0))
+                await asyncio.sleep(chance.uniform(0.1, 1.5))
                 await process.kill()
+                killed = time.time()
                 await process.start()
-                starts.append(time.time())
+                lives.append((killed, time.time()))
             await asyncio.sleep(1.0)
             load.stopped = True
             await running
             # What a killed controller was just sending is sent again when its lease ends.
             await told.all_told([asked.view["id"] for asked in load.accepted.values()], 60)
             await no_channels(lab)
-            verdict = judge(lab, load, told, starts)
+            verdict = judge(lab, load, told, [started for _killed, started in lives])
         finally:
             load.stopped = True
             running.cancel()
@@ -59,15 +63,19 @@ async def storm(lab: Lab, folder: Path, database: Database, *, kills: int, rate:
             await process.stop()
             lab.carrier.default = None
         database.nothing_is_left()
-        print(f"\n{database.url.partition(':')[0]}: {kills} kills, {verdict}, {told.repeats} told twice")
-        return verdict
+        back = sum(started - killed for killed, started in lives) / kills
+        return f"{kills} kills, {verdict}, {told.repeats} told twice, back after {back:.1f} s on average"
 
 
-async def test_ten_kills_under_load(lab: Lab, tmp_path: Path, database: Database) -> None:
-    await storm(lab, tmp_path, database, kills=10, rate=5, seed=1)
+async def test_ten_kills_under_load(
+    lab: Lab, tmp_path: Path, database: Database, record_property: Figures
+) -> None:
+    record_property("told", await storm(lab, tmp_path, database, kills=10, rate=5, seed=1))
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-async def test_two_hundred_kills_under_load(lab: Lab, tmp_path: Path, database: Database) -> None:
-    await storm(lab, tmp_path, database, kills=200, rate=10, seed=2)
+async def test_two_hundred_kills_under_load(
+    lab: Lab, tmp_path: Path, database: Database, record_property: Figures
+) -> None:
+    record_property("told", await storm(lab, tmp_path, database, kills=200, rate=10, seed=2))

@@ -23,7 +23,7 @@ from typing import Final
 
 import structlog
 
-from telephony.errors import PbxError, PbxRejected, PbxTimeout, PbxUnavailable, WireError
+from telephony.errors import PbxError, PbxRejected, PbxTimeout, PbxUnavailable, StaleFence, WireError
 from telephony.model.hangup import Cause, HangupCause, classify
 from telephony.net.ami import AmiClient, AmiConfig, Connected, Disconnected, EventsLost
 from telephony.net.fastagi import AgiChannel, FastAgiServer
@@ -244,11 +244,15 @@ class AsteriskPbx:
         if not self.ready:
             raise PbxUnavailable("not connected to Asterisk, or it still boots", sent=False)
         leg = self._new_leg(order, order.dialed_at_ms or _now_ms())
+        ours = True
         try:
             await self._originate(leg)
             yield leg
+        except StaleFence:
+            ours = False
+            raise
         finally:
-            if not leg.ended:
+            if ours and not leg.ended:
                 await leg.hangup()
             self._drop_leg(leg)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ import pytest
 from telephony.calls import custody
 from telephony.calls.engine import CallEngine, EngineConfig
 from telephony.calls.flow import Outcome
-from telephony.errors import Overloaded, StoreUnavailable
+from telephony.errors import ConfigError, Overloaded, StoreUnavailable
 from telephony.model.call import CallClass, CallStatus
 from telephony.model.hangup import Cause, HangupCause
 from telephony.model.ids import new_id
 from telephony.model.number import parse_number
 from telephony.pbx.memory import Callee, MemoryPbx
-from telephony.store import Poke, PokeKind, Store
+from telephony.store import Poke, PokeKind, Store, pokes
 from telephony.store.records import RequestRecord
 from telephony.trunks.dialect import Trunk
 from telephony.trunks.routing import Router
@@ -112,10 +112,7 @@ async def test_a_cancel_reaches_the_engine_that_rings_at_once(two: Two) -> None:
 async def test_a_poke_that_nobody_hears_is_made_good_by_the_next_renewal(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def deaf(_store: Store, _heard: object) -> None:
-        return
-
-    monkeypatch.setattr(Store, "listen", deaf)
+    monkeypatch.setattr(Store, "listening", lambda _store, _heard: nullcontext())
     one, other = await two.add("one", lease=1.5), await two.add("two", lease=1.5)
     call = await one.place()
     await one.until(call, ringing)
@@ -203,13 +200,12 @@ async def test_after_a_failure_of_the_store_the_living_renew_first(
 async def test_pokes_are_heard_again_after_a_break(url: str, postgres: PostgresServer) -> None:
     store = await Store.open(url, owner="one")
     heard: asyncio.Queue[Poke] = asyncio.Queue()
-    listening = asyncio.create_task(store.listen(heard.put_nowait))
 
     async def poke() -> None:
         async with store.transaction() as work:
             await work.pokes.send(PokeKind.CANCEL, "call_1")
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(10), store.listening(heard.put_nowait):
         assert await heard.get() == Poke(PokeKind.MISSED)
         await poke()
         assert await heard.get() == Poke(PokeKind.CANCEL, "call_1")
@@ -223,9 +219,30 @@ async def test_pokes_are_heard_again_after_a_break(url: str, postgres: PostgresS
         postgres.sql("NOTIFY telephony, 'what a newer version says'", url.rpartition("/")[2])
         await poke()
         assert await heard.get() == Poke(PokeKind.CANCEL, "call_1")
-    listening.cancel()
-    await asyncio.gather(listening, return_exceptions=True)
     await store.close()
+
+
+async def test_no_two_of_one_name_are_at_work(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pokes, "NAME_PATIENCE", 0.3)
+    one = await two.add("one")
+    call = await one.place()
+    await one.until(call, ringing)
+    with pytest.raises(ConfigError, match=r"server\.node"):
+        await two.add("one")
+    assert (await one.seen(call)).fence == 1, "its calls are left to it"
+    await one.engine.stop()
+    later = await two.add("one")
+    assert (await later.ended(call)).status is CallStatus.CANCELED
+
+
+async def test_nobody_else_works_on_a_file_of_sqlite(tmp_path: Path, pbx: MemoryPbx) -> None:
+    url = f"sqlite:///{tmp_path}/t.db"
+    async with engine_on(url, pbx, "one"):
+        with pytest.raises(ConfigError, match=r"store\.url"):
+            async with engine_on(url, pbx, "two"):
+                pass
+    async with engine_on(url, pbx, "two"):
+        pass
 
 
 async def test_a_connection_that_the_server_closed_fails_nobody(url: str, postgres: PostgresServer) -> None:
@@ -340,6 +357,23 @@ async def test_who_lost_a_lease_while_frozen_does_not_dial(two: Two, monkeypatch
     assert two.pbx.orders == []
     held = await one.seen(call)
     assert (held.owner, held.fence, held.status) == ("two", mine.fence, CallStatus.DIALING)
+
+
+async def test_who_thaws_hangs_up_nobody_that_is_somebody_elses_by_now(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Overdue half a second after the dial: that much too early, as for one who was frozen.
+    one = await two.add("one", margin=-29.5)
+    call = await one.place()
+    await one.until(call, ringing)
+    async with one.store.transaction() as work:
+        await work.requests.take_over("two", await one.store.now_ms() + 60_000, 30_000, own=False)
+    monkeypatch.setattr(custody.Custody, "surely_ours", lambda _self, _until: False)
+    async with asyncio.timeout(3):
+        while one.engine.live_calls:
+            await asyncio.sleep(0.01)
+    (attempt,) = await one.attempts(call)
+    assert [channel.id for channel in await two.pbx.channels()] == [attempt.id], "it rings on"
 
 
 async def test_no_further_trunk_rings_for_a_request_that_was_canceled_elsewhere(

@@ -43,7 +43,7 @@ SAID = {
 HOLD = 0.12
 """Seconds from the press of a key to its release, when the PBX takes it."""
 
-ON_ITS_WAY = 0.05
+ON_ITS_WAY = 0.1
 """Seconds from there until the controller has the key, by the lab's own reckoning."""
 
 KNOWN = 0.5
@@ -229,3 +229,54 @@ async def test_key_cancel_and_deadline_meet_fifty_times(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await run_races(lab, tmp_path, monkeypatch, count=54, batch=18)
+
+
+def presses(keys: Sequence[tuple[float, str]], *, hang_up: bool = False) -> Subscriber:
+    """A person who presses keys so many seconds after the answer, and may hang up right behind the last."""
+
+    async def script(call: CarrierCall) -> None:
+        await call.ring()
+        await call.answer(after=0.3)
+        for at, key in keys:
+            await call.press(key, after=max(0.0, at - call.seconds_since_answer()))
+        if hang_up:
+            await call.hang_up()
+        await call.listen()
+
+    return script
+
+
+async def test_keys_at_awkward_moments(lab: Lab, tmp_path: Path) -> None:
+    """Whatever becomes of such a key, the person, the row and the app are told the same of it."""
+    people: dict[str, tuple[Subscriber, set[str]]] = {
+        # The second key falls into "we have received your answer".
+        "+8613800003001": (presses([(2.0, "1"), (2.9, "2")]), {"confirmed"}),
+        "+8613800003002": (presses([(2.0, "12")]), {"confirmed"}),
+        "+8613800003003": (presses([(2.0, "2"), (2.9, "1")]), {"declined"}),
+        # Pressed ahead of the first word: lost between two commands or taken, then the other key counts.
+        "+8613800003004": (presses([(0.0, "1"), (3.0, "2")]), {"confirmed", "declined"}),
+        "+8613800003005": (presses([(0.0, "2"), (3.0, "1")]), {"confirmed", "declined"}),
+        # Hung up with the key: an answer all the same, and nobody is rung again.
+        "+8613800003006": (presses([(2.0, "1")], hang_up=True), {"confirmed"}),
+        "+8613800003007": (presses([(2.0, "2")], hang_up=True), {"declined"}),
+    }
+    async with shop_and_controller(lab, tmp_path) as (shop, api, controller):
+        clips = await endings(controller.studio)
+        for number, (subscriber, _wanted) in people.items():
+            lab.carrier.subscribe(number, subscriber)
+        races = [Race(number, key=0.0) for number in people]
+        for race in races:
+            race.payment = await pay(api, to=race.number, retry={"attempts": 3, "pause": 1})
+        told = await all_told(shop, races)
+        for race in races:
+            call = await api.call_ended(race.payment)
+            assert len(call["attempts"]) == 1, race.number
+            status = (await ended(api, race.payment))["status"]
+            event = told[race.payment["id"]]
+            assert event["type"] == f"payment_confirmation.{status}"
+            assert status in people[race.number][1], (race.number, status)
+            if race.number < "+8613800003006":
+                assert await judge(lab, api, race, event, clips, tmp_path) == status
+            print(f"{race.number}: {event['data']['keys']} {status}")
+        await asyncio.sleep(0.3)
+        assert shop.told.empty()

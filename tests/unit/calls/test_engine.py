@@ -237,6 +237,28 @@ async def test_codes_pass_payments_in_a_full_queue(tmp_path: Path) -> None:
     await pbx.stop()
 
 
+async def test_one_free_place_is_given_once(tmp_path: Path) -> None:
+    """Where a code and a payment wait for the same place, the code has it."""
+    pbx = MemoryPbx()
+    order = [CallClass.TRANSACTION, CallClass.OTP, CallClass.TRANSACTION, CallClass.OTP]
+    async with rig_of(tmp_path, pbx, max_calls=2, otp_share=0.5) as rig:
+        calls = []
+        for place, call_class in enumerate(order):
+            # The first payment is over before the first code: its place could be anybody's.
+            rig.talk.seconds = 0.4 * (place + 1)
+            calls.append(await rig.place(to_number=f"+86138000300{place:02d}", call_class=call_class))
+            if place < 2:
+                await rig.until(calls[place], lambda one: one.status is CallStatus.ANSWERED)
+        most = 0
+        while rig.engine.live_calls:
+            most = max(most, rig.engine.live_calls)
+            await asyncio.sleep(0.005)
+        assert most == 2
+        for call in calls:
+            assert (await rig.ended(call)).status is CallStatus.COMPLETED
+    await pbx.stop()
+
+
 async def test_quiet_hours_wait_for_the_callees_morning(tmp_path: Path) -> None:
     pbx = MemoryPbx()
     local = datetime.now(UTC) + timedelta(hours=8)

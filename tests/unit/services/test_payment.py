@@ -379,7 +379,7 @@ async def test_confirm_expiry_and_cancel_meet_and_one_wins_each_time(
 
         acts: list[Hook] = [talk, cancel, expire]
         chance.shuffle(acts)
-        await asyncio.gather(*(after(chance.randrange(8), act) for act in acts))
+        await asyncio.gather(*(after(chance.randrange(60), act) for act in acts))
         row = await house.payments.get(CLIENT, view.id)
         seen[row.status] = seen.get(row.status, 0) + 1
         async with house.store.reading() as work:

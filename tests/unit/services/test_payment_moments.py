@@ -413,22 +413,23 @@ async def test_a_commit_that_went_through_and_was_lost_counts_once(
 async def test_a_store_that_is_crowded_once_stops_no_loop_of_the_engine(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = house.engine._claim
+    original = house.engine._next_due
     crowded = 0
 
-    async def claim() -> bool:
+    async def next_due() -> int | None:
         nonlocal crowded
         crowded += 1
         if crowded == 1:
             raise StoreCrowded("too many")
         return await original()
 
-    monkeypatch.setattr(house.engine, "_claim", claim)
+    monkeypatch.setattr(house.engine, "_next_due", next_due)
     house.engine._wake.set()
     async with asyncio.timeout(5):
         while crowded < 2:
             await asyncio.sleep(0.02)
-    assert not any(task.done() for task in house.engine._tasks)
+    call = await house.ended((await created(house)).call_id)
+    assert call.status is CallStatus.COMPLETED
 
 
 # ---- the rounds of a call

@@ -198,7 +198,7 @@ class StoreSection(Section):
     """
 
     url: Annotated[str, _checked(_no_store)] = "sqlite:///var/telephony.db"
-    lease_seconds: Annotated[float, Field(ge=10, le=300)] = 30.0
+    lease_seconds: Annotated[float, Field(ge=15, le=300)] = 30.0
 
 
 class Secrets(Section):

@@ -186,12 +186,19 @@ class Custody:
             self._owed = 0 if self._store.shared else max(0, self._owed - step)
             self._due()
         if self._owed:
-            # What waits for a moment by the clock of before would wait for so much longer.
+            await self._bring_forward()
+
+    async def _bring_forward(self) -> None:
+        """What waits for a moment by the clock of before would wait for so much longer."""
+        owed, self._owed = self._owed, 0
+        try:
             async with self._store.transaction() as work:
-                await work.requests.bring_forward(self._owed)
-                await work.outbox.bring_forward(self._owed)
-            self._owed = 0
-            self._due()
+                await work.requests.bring_forward(owed)
+                await work.outbox.bring_forward(owed)
+        except BaseException:
+            self._owed += owed
+            raise
+        self._due()
 
     def _on_poke(self, poke: Poke) -> None:
         match poke.kind:

@@ -21,7 +21,7 @@ from tests.store_engines import PostgresServer, free_port
 
 pytestmark = pytest.mark.lab
 
-LEASE = 10.0
+LEASE = 15.0
 RINGS_LONG = "+8613900000001"
 CALLED = "+8613800000001"
 
@@ -68,7 +68,7 @@ def controller(lab: Lab, folder: Path, name: str, database: Database, told: Rece
 async def rings_until_taken_over(call: CarrierCall) -> None:
     """Ring for longer than a lease, then answer and listen: the whole code is to be heard."""
     await call.ring()
-    await call.answer(after=LEASE + 4)
+    await call.answer(after=LEASE + 2.5)
     await call.listen()
 
 

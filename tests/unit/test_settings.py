@@ -269,7 +269,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, text: str | None, problem: s
         ("fastagi.advertise", "10.0.0.5", "fastagi.advertise", "such as 10.0.0.5:4573"),
         ("fastagi.advertise", "::1:4573", "fastagi.advertise", "host:port"),
         ("fastagi.advertise", "pbx:4573,x=1", "fastagi.advertise", "host:port"),
-        ("store.lease_seconds", 5, "store.lease_seconds", "greater than or equal to 10"),
+        ("store.lease_seconds", 10, "store.lease_seconds", "greater than or equal to 15"),
         ("trunks", [], "trunks", "[[trunks]]"),
         ("trunks.0.endpoint", "PJSIP/carrier", "trunks[0].endpoint", "without PJSIP/"),
         ("trunks.0.prefixes", ["86"], "trunks[0].prefixes[0]", "+86138"),

@@ -116,4 +116,4 @@ class Attempts:
             rows = await self._session.run(_TIMES, asked)
         else:
             rows = await self._session.run(_TIMES_OF_TRUNK, {**asked, "of_trunk": trunk})
-        return [AttemptTimes(*row) for row in rows]
+        return [AttemptTimes(row.id, row.dialed_at, row.answered_at, row.ended_at) for row in rows]

@@ -108,6 +108,7 @@ class MemorySession:
         timeout: float,
         inter_digit_timeout: float = 2.0,
         terminator: str = "#",
+        margin: float | None = None,
     ) -> Gathered:
         """Take scripted keys; none left is a timeout, at once."""
         await asyncio.sleep(0)

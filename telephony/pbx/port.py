@@ -200,10 +200,13 @@ class CallSession(Protocol):
         timeout: float,
         inter_digit_timeout: float = 2.0,
         terminator: str = "#",
+        margin: float | None = None,
     ) -> Gathered:
         """Play (barge-in by any digit) and collect digits; times in seconds.
 
-        `timeout` counts from the end of the sound to the first digit. Keys typed ahead count.
+        `timeout` counts from the end of the sound to the first digit. Keys typed ahead count. With `margin`
+        the sound and each wait get an `extend` of their own, for their length and so many seconds: a
+        controller that freezes leaves nobody waiting longer.
         Asterisk: `STREAM FILE` with all digits, then `WAIT FOR DIGIT` for each further one.
         FreeSWITCH: `play_and_get_digits`.
         """

@@ -27,7 +27,7 @@ from telephony.errors import PbxError, PbxRejected, PbxTimeout, PbxUnavailable, 
 from telephony.model.hangup import Cause, HangupCause, classify
 from telephony.net.ami import AmiClient, AmiConfig, Connected, Disconnected, EventsLost
 from telephony.net.fastagi import AgiChannel, FastAgiServer
-from telephony.pbx.asterisk.session import AgiSession
+from telephony.pbx.asterisk.session import IVR, AgiSession
 from telephony.pbx.port import (
     Accepted,
     Answered,
@@ -53,6 +53,9 @@ MACHINE_CONTEXT: Final = "telephony-machine"
 
 HANGUP_HANDLER: Final = "telephony-ended,s,1"
 """Runs on the channel before it is gone, answered or not, and notes its end in AstDB."""
+
+INBOUND_SCRIPTS: Final = ("inbound", IVR)
+"""`agi://…/inbound` and `agi://…/ivr/NAME`: what a dialplan asks of its own accord, without a nonce."""
 
 DAY_MS: Final = 86_400_000
 SETTLE_SECONDS: Final = 2.0
@@ -164,7 +167,7 @@ class AsteriskLeg:
 class AsteriskPbx:
     """The `Pbx` port on one Asterisk ≥ 20.
 
-    `on_inbound` takes FastAGI sessions that do not belong to a leg of ours.
+    `on_inbound` takes FastAGI sessions that a dialplan begins of its own accord (`INBOUND_SCRIPTS`).
     """
 
     def __init__(
@@ -616,7 +619,7 @@ class AsteriskPbx:
             leg.deliver(Answered(session, now - (leg.up_since or now)))
             await session.over()
             return
-        if nonce or self._on_inbound is None:
+        if nonce or self._on_inbound is None or channel.script.partition("/")[0] not in INBOUND_SCRIPTS:
             self.stray_sessions += 1
             log.warning("session.refused", channel=channel.unique_id, peer=str(channel.peer))
             return

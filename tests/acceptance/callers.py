@@ -20,6 +20,9 @@ from telephony.net.ami import AmiClient, AmiConfig
 from telephony.wire.ami import Message
 
 PEOPLE = """\
+[globals](+)
+TELEPHONY_TREE_861088880001=ride-hotline
+TELEPHONY_TREE_861088880002=car-rescue
 ; Whoever is handed over is with a person here: a tone says so.
 [agents]
 exten => _[a-z].,1,NoOp(person)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -280,8 +280,15 @@ class MemoryPbx:
             for leg in self._legs.values()
         )
 
-    async def fate(self, attempt_id: str, dialed_at_ms: int) -> Trace:
-        """Live legs, then notes, then its own start."""
+    async def fate(
+        self,
+        attempt_id: str,
+        dialed_at_ms: int,
+        *,
+        unseen_for: float = 0.0,
+        unseen: Callable[[], Awaitable[None]] | None = None,
+    ) -> Trace:
+        """Live legs, then notes, then its own start; no link can have left anything unread."""
         if attempt_id in self._legs:
             return Trace(Fate.LIVE)
         if attempt_id in self._notes:

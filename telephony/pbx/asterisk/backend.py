@@ -359,7 +359,14 @@ class AsteriskPbx:
             if event.name == "CoreShowChannel"
         )
 
-    async def fate(self, attempt_id: str, dialed_at_ms: int) -> Trace:
+    async def fate(
+        self,
+        attempt_id: str,
+        dialed_at_ms: int,
+        *,
+        unseen_for: float = 0.0,
+        unseen: Callable[[], Awaitable[None]] | None = None,
+    ) -> Trace:
         """Ask the live channels, the dialplan's note, and how long Asterisk has been up.
 
         "Never rang" is said only after everything that an old link may have left unread has shown, and
@@ -367,7 +374,9 @@ class AsteriskPbx:
         """
         known = await self._known_fate(attempt_id, dialed_at_ms)
         if known is None:
-            await self._settled()
+            if unseen is not None:
+                await unseen()
+            await self._settled(SETTLE_SECONDS - max(0.0, unseen_for))
             known = await self._known_fate(attempt_id, dialed_at_ms)
         if known is not None:
             return known
@@ -403,14 +412,14 @@ class AsteriskPbx:
     def _link_age(self) -> float:
         return asyncio.get_running_loop().time() - self._link_since
 
-    async def _settled(self) -> None:
+    async def _settled(self, seconds: float) -> None:
         """Let pass the time in which Asterisk reads what whoever ordered the attempt may have sent it.
 
         It counts from an answer that Asterisk gave us, on one link. The look for a restart belongs to it:
         what it finds is as fresh as the answer it allows.
         """
         link = self._link_since
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(max(0.0, seconds))
         if self._link_since != link:
             raise PbxUnavailable("the link broke while an attempt was looked for", sent=False)
         await self._look_for_restart()

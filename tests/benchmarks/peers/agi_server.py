@@ -84,9 +84,6 @@ def pyst2() -> None:
     # Here, so that no child has to.
     import asterisk.agi  # noqa: F401
 
-    # Here, so that no child has to.
-    import asterisk.agi  # noqa: F401
-
     with socketserver.ForkingTCPServer(("127.0.0.1", 0), _Pyst2) as server:
         server.max_children = 100
         print(server.server_address[1], flush=True)

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 import typer
 
 from telephony import __version__
+from telephony.cli_ivr import app as ivr_app
+from telephony.cli_trunks import app as trunks_app
 from telephony.errors import (
     ConfigError,
     InputError,
@@ -32,7 +34,8 @@ from telephony.errors import (
     StoreError,
     TelephonyError,
 )
-from telephony.model.call import FINAL_CALL_STATUSES, CallStatus
+from telephony.model.call import FINAL_CALL_STATUSES, CallClass, CallStatus
+from telephony.model.delivery import DeliveryStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -50,7 +53,10 @@ WAIT_SECONDS: Final = 10.0
 """How long one look at a call waits for it to change."""
 
 SLACK_SECONDS: Final = 60.0
-"""How much longer than its verification a call is watched."""
+"""How much longer than it may ring a call is watched."""
+
+SOON_SECONDS: Final = 5.0
+"""A call that waits no longer than this is not said to wait."""
 
 LONGEST_LINE: Final = 1024
 LAB_CALL_SECONDS: Final = 60.0
@@ -69,7 +75,7 @@ class Exit(IntEnum):
 
 
 app = typer.Typer(
-    help="Verification calls over Asterisk.",
+    help="Verification calls, payment confirmations and other outbound calls over Asterisk.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -77,8 +83,12 @@ app = typer.Typer(
 )
 key_app = typer.Typer(help="Keys of API clients.", no_args_is_help=True)
 lab_app = typer.Typer(help="A PBX and a carrier on this machine, to try things out.", no_args_is_help=True)
+webhooks_app = typer.Typer(help="Show webhooks on their way, or send a dead one again.")
+app.add_typer(webhooks_app, name="webhooks")
 app.add_typer(key_app, name="key")
 app.add_typer(lab_app, name="lab")
+app.add_typer(ivr_app, name="ivr")
+app.add_typer(trunks_app, name="trunks")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Url = Annotated[str, typer.Option(envvar="TELEPHONY_URL", help="Where the controller is.")]
@@ -174,7 +184,8 @@ async def _verify(
 ) -> Exit:
     async with _controller(url, key) as controller:
         made = await controller.post("/v1/verifications", asked)
-        call = await _watch(controller, made)
+        _stderr().print(f"{made['id']} to {made['to']} in {made['locale']}", highlight=False)
+        call = await _watch(controller, made["call_id"], made)
         if call["status"] != CallStatus.COMPLETED.value:
             result, valid = Exit.FAILED, False
         elif lines is None:
@@ -188,13 +199,15 @@ async def _verify(
     return result
 
 
-async def _watch(controller: _Controller, made: dict[str, Any]) -> dict[str, Any]:
-    """Tell each step of the newest call as it comes, and return the call once it is over."""
+async def _watch(controller: _Controller, call_id: str, made: dict[str, Any]) -> dict[str, Any]:
+    """Tell each step of a call as it comes, and return the call once it is over.
+
+    It is watched from the `created_at` of what was `made` until its `expires_at`.
+    """
     console = _stderr()
     began = _moment(made["created_at"])
-    console.print(f"{made['id']} to {made['to']} in {made['locale']}", highlight=False)
     deadline = time.monotonic() + _moment(made["expires_at"]) - began + SLACK_SECONDS
-    path = f"/v1/calls/{made['call_id']}"
+    path = f"/v1/calls/{call_id}"
     told = 0
     call = await controller.get(path)
     with console.status("…") if console.is_terminal else nullcontext():
@@ -211,15 +224,29 @@ async def _watch(controller: _Controller, made: dict[str, Any]) -> dict[str, Any
 
 
 def _steps(call: dict[str, Any]) -> Iterator[tuple[float, str, str]]:
-    """What has happened to a call so far: when (Unix seconds), what, and more words."""
-    yield _moment(call["created_at"]), "queued", ""
+    """What has happened to a call so far: when (Unix seconds), what, and more words.
+
+    What was told once stands in its place at every later look.
+    """
+    yield _moment(call["created_at"]), "queued", "" if call["attempts"] else _until(call)
     for attempt in call["attempts"]:
         for name, step in (("dialed_at", "dialing"), ("ringing_at", "ringing"), ("answered_at", "answered")):
             if attempt[name]:
                 trunk = attempt["trunk_reason"] or attempt["trunk"] if step == "dialing" else ""
                 yield _moment(attempt[name]), step, trunk
+        if attempt["ended_at"] and attempt["ended_at"] != call["ended_at"]:
+            reason = attempt["end_reason"] or attempt["cause"] or ""
+            yield _moment(attempt["ended_at"]), "again", f"{reason} {_until(call)}".strip()
     if call["status"] in FINAL:
         yield _moment(call["ended_at"] or call["updated_at"]), call["status"], _why(call)
+
+
+def _until(call: dict[str, Any]) -> str:
+    """Until when a call waits, where it is worth telling."""
+    due_at = call.get("due_at")
+    if not due_at or _moment(due_at) - time.time() < SOON_SECONDS:
+        return ""
+    return f"waits until {_clock(due_at)}"
 
 
 def _why(call: dict[str, Any]) -> str:
@@ -298,13 +325,92 @@ class _Lines:
             loop.remove_reader(self._descriptor)
 
 
+# ---- call
+
+
+@app.command()
+def call(
+    number: Annotated[str, typer.Argument(help="E.164, such as +8613800000000.")],
+    flow: Annotated[str, typer.Option(help="The conversation, such as announcement.")],
+    var: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=TEXT", help="A variable of the flow, once for each; NAME:=JSON for a number."
+        ),
+    ] = None,
+    call_class: Annotated[
+        CallClass | None, typer.Option("--class", help="Who goes first, and when it may ring.")
+    ] = None,
+    ttl: Annotated[int | None, typer.Option(min=30, help="Seconds after which it does not ring.")] = None,
+    attempts: Annotated[int | None, typer.Option(min=1, max=10, help="How often it rings at most.")] = None,
+    locale: Annotated[str | None, typer.Option(help="Language of the call, such as zh-CN.")] = None,
+    from_number: Annotated[
+        str | None, typer.Option("--from", help="The caller number to show, one of the client's.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and ring nobody.")] = False,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Ring a number and hold a conversation, telling each step."""
+    optional = {"class": call_class and call_class.value, "ttl": ttl, "locale": locale, "from": from_number}
+    asked: dict[str, Any] = {"to": number, "flow": flow, "variables": _variables(var or [])}
+    asked |= {name: value for name, value in optional.items() if value is not None}
+    if attempts is not None:
+        asked["retry"] = {"attempts": attempts}
+    if dry_run:
+        raise typer.Exit(_run(_dry_run(url, key, asked, as_json=as_json)))
+    raise typer.Exit(_run(_call(url, key, asked, as_json=as_json)))
+
+
+def _variables(words: Sequence[str]) -> dict[str, Any]:
+    """Read `name=text` and `name:=json`; ends the program at anything else."""
+    variables: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        typed = name.endswith(":")
+        name = name.removesuffix(":")
+        if not name or not equals:
+            _fail(Exit.USAGE, f"--var: {word!r} is no variable. Write NAME=TEXT, or NAME:=JSON")
+        if name in variables:
+            _fail(Exit.USAGE, f"--var: {name} is set twice")
+        try:
+            variables[name] = json.loads(text) if typed else text
+        except ValueError:
+            _fail(Exit.USAGE, f"--var: {text!r} is not JSON. Write {name}={text} for a text")
+    return variables
+
+
+async def _dry_run(url: str, key: str | None, asked: dict[str, Any], *, as_json: bool) -> Exit:
+    async with _controller(url, key) as controller:
+        verdict = await controller.post("/v1/calls?dry_run=true", asked, once=False)
+    if as_json:
+        _print_json(verdict)
+    else:
+        print(f"{verdict['to']} in {verdict['locale']}: {verdict['trunk_reason']} {_until(verdict)}".rstrip())
+    return Exit.OK
+
+
+async def _call(url: str, key: str | None, asked: dict[str, Any], *, as_json: bool) -> Exit:
+    async with _controller(url, key) as controller:
+        made = await controller.post("/v1/calls", asked)
+        _stderr().print(f"{made['id']} to {made['to']}: {made['flow']} in {made['locale']}", highlight=False)
+        ended = await _watch(controller, made["id"], made)
+    if as_json:
+        _print_json(ended)
+    return Exit.OK if ended["status"] == CallStatus.COMPLETED.value else Exit.FAILED
+
+
 # ---- calls
 
 
 @app.command()
 def calls(
-    call_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="One call, with its attempts.")
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ID | cancel ID]", help="One call, with its attempts, or the call to cancel."
+        ),
     ] = None,
     status: Annotated[CallStatus | None, typer.Option(help="Only those in this state.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200, help="At most so many, newest first.")] = 20,
@@ -313,23 +419,46 @@ def calls(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Show calls, or one call with its attempts."""
+    """Show calls, or one call with its attempts, or cancel one."""
+    *action, last = words or [""]
+    if action not in ([], ["cancel"]) or last == "cancel":
+        _fail(Exit.USAGE, "takes one ID, or cancel and one ID")
+    call_id = last or None
     if call_id is not None and status is not None:
         _fail(Exit.USAGE, "--status chooses among many calls; leave it out where one is named")
+    if action and call_id is not None:
+        raise typer.Exit(_run(_cancel(url, key, call_id, as_json=as_json)))
     query: dict[str, Any] = {"limit": limit}
     query |= {"status": status.value} if status is not None else {}
     query |= {"cursor": cursor} if cursor is not None else {}
     raise typer.Exit(_run(_calls(url, key, call_id, query, as_json=as_json)))
 
 
+async def _cancel(url: str, key: str | None, call_id: str, *, as_json: bool) -> Exit:
+    async with _controller(url, key) as controller:
+        seen = await controller.post(f"/v1/calls/{_quoted(call_id)}/cancel", {}, once=False)
+    if as_json:
+        _print_json(seen)
+    elif seen["status"] in FINAL:
+        print(f"{seen['id']} is {seen['status']}")
+    else:
+        print(f"{seen['id']} is {seen['status']}, and ends at its next step")
+    return Exit.OK
+
+
+def _quoted(resource_id: str) -> str:
+    """An id as one step of a path, whatever it holds."""
+    from urllib.parse import quote
+
+    return quote(resource_id, safe="")
+
+
 async def _calls(
     url: str, key: str | None, call_id: str | None, query: dict[str, Any], *, as_json: bool
 ) -> Exit:
-    from urllib.parse import quote
-
     async with _controller(url, key) as controller:
         if call_id is not None:
-            found = await controller.get(f"/v1/calls/{quote(call_id, safe='')}")
+            found = await controller.get(f"/v1/calls/{_quoted(call_id)}")
         else:
             found = await controller.get("/v1/calls", **query)
     if as_json:
@@ -346,19 +475,21 @@ def _show_calls(page: dict[str, Any]) -> None:
         _say("No calls.")
         return
     rows = [
-        (_clock(call["created_at"]), call["id"], call["to"], call["status"], _why(call))
+        (_clock(call["created_at"]), call["id"], call["to"], call["flow"], call["status"], _why(call))
         for call in page["items"]
     ]
-    _print_table(("created", "call", "to", "status", "why"), rows)
+    _print_table(("created", "call", "to", "flow", "status", "why"), rows)
     if page["next_cursor"]:
         _say(f"There are older ones: --cursor {page['next_cursor']}")
 
 
 def _show_call(call: dict[str, Any]) -> None:
     console = _stdout()
-    for name in ("id", "to", "flow", "status", "created_at", "ended_at", "failure_reason", "out_id"):
-        if call[name] is not None:
-            console.print(f"{name:<15} {call[name]}", highlight=False, markup=False)
+    for name in _TOLD_OF_A_CALL:
+        if call.get(name) not in (None, {}):
+            value = call[name]
+            text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+            console.print(f"{name:<15} {text}", highlight=False, markup=False)
     rows = [
         (
             str(attempt["number"]),
@@ -371,12 +502,125 @@ def _show_call(call: dict[str, Any]) -> None:
             str(attempt["sip"] or ""),
             str(attempt["q850"] or ""),
             attempt["end_reason"] or "",
+            attempt.get("keys") or "",
         )
         for attempt in call["attempts"]
     ]
     if rows:
-        heads = ("#", "trunk", "dialed", "ringing", "answered", "ended", "cause", "SIP", "Q.850", "reason")
-        _print_table(heads, rows)
+        _print_table(_HEADS_OF_ATTEMPTS, rows)
+
+
+_TOLD_OF_A_CALL: Final = (
+    "id",
+    "to",
+    "from",
+    "flow",
+    "class",
+    "locale",
+    "variables",
+    "status",
+    "created_at",
+    "due_at",
+    "ended_at",
+    "expires_at",
+    "failure_reason",
+    "metadata",
+    "out_id",
+)
+_HEADS_OF_ATTEMPTS: Final = (
+    "#",
+    "trunk",
+    "dialed",
+    "ringing",
+    "answered",
+    "ended",
+    "cause",
+    "SIP",
+    "Q.850",
+    "reason",
+    "keys",
+)
+
+
+# ---- webhooks
+
+
+@webhooks_app.callback(invoke_without_command=True)
+def webhooks(
+    context: typer.Context,
+    status: Annotated[DeliveryStatus | None, typer.Option(help="Only those in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="At most so many, newest first.")] = 20,
+    cursor: Annotated[str | None, typer.Option(help="Where the page before ended.")] = None,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Show webhooks on their way, or send a dead one again."""
+    if context.invoked_subcommand is not None:
+        given = [name for name in context.params if _is_given(context, name)]
+        if given:
+            _fail(Exit.USAGE, f"options stand behind {context.invoked_subcommand}, not before it")
+        return
+    query: dict[str, Any] = {"limit": limit}
+    query |= {"status": status.value} if status is not None else {}
+    query |= {"cursor": cursor} if cursor is not None else {}
+    raise typer.Exit(_run(_webhooks(url, key, query, as_json=as_json)))
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether a parameter stands on the command line itself."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+async def _webhooks(url: str, key: str | None, query: dict[str, Any], *, as_json: bool) -> Exit:
+    async with _controller(url, key) as controller:
+        page = await controller.get("/v1/webhook-deliveries", **query)
+    if as_json:
+        _print_json(page)
+        return Exit.OK
+    if not page["items"]:
+        _say("No webhooks.")
+        return Exit.OK
+    rows = [
+        (
+            _clock(one["created_at"]),
+            one["id"],
+            one["type"],
+            one["resource"],
+            one["status"],
+            str(one["tries"]),
+            _clock(one["due_at"]),
+            one["last_error"] or "",
+        )
+        for one in page["items"]
+    ]
+    _print_table(("created", "webhook", "type", "resource", "status", "tries", "next try", "error"), rows)
+    if page["next_cursor"]:
+        _say(f"There are older ones: --cursor {page['next_cursor']}")
+    return Exit.OK
+
+
+@webhooks_app.command("resend")
+def webhooks_resend(
+    webhook_id: Annotated[str, typer.Argument(metavar="ID", help="Its webhook-id; it must be dead.")],
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Send a dead webhook again, at once."""
+    raise typer.Exit(_run(_resend(url, key, webhook_id, as_json=as_json)))
+
+
+async def _resend(url: str, key: str | None, webhook_id: str, *, as_json: bool) -> Exit:
+    path = f"/v1/webhook-deliveries/{_quoted(webhook_id)}/resend"
+    async with _controller(url, key) as controller:
+        seen = await controller.post(path, {}, once=False)
+    if as_json:
+        _print_json(seen)
+    else:
+        print(f"{seen['id']} ({seen['type']}) is sent again")
+    return Exit.OK
 
 
 # ---- key

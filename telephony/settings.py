@@ -16,6 +16,7 @@ import secrets
 import socket
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import time
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
@@ -31,11 +32,14 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from telephony.calls.policy import MAX_ROUNDS, policy_for
+from telephony.calls.quiet import Window
 from telephony.egress.guard import Guard, url_problem
 from telephony.egress.rules import DeliveryRules, Endpoint
 from telephony.egress.schedule import WHOLE_SCHEDULE
 from telephony.egress.signing import decode_secret
 from telephony.errors import ConfigError, InputError
+from telephony.model.call import CallClass
 from telephony.model.client import Client
 
 ENVIRONMENT_PREFIX: Final = "TELEPHONY_"
@@ -48,6 +52,8 @@ _NO_KEYS: Final = re.compile(
     r"TELEPHONY_(CONFIG|URL|KEY|LAB_\w+|SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)"
 )
 _CODECS: Final = ("ulaw", "alaw", "g722", "g729", "gsm", "ilbc", "opus", "slin", "slin16", "speex")
+_HOURS: Final = re.compile(r"((?:[01][0-9]|2[0-3]):[0-5][0-9])-((?:[01][0-9]|2[0-3]):[0-5][0-9]|24:00)")
+_MIDNIGHT: Final = "24:00"
 _STORES: Final = re.compile(r"sqlite(\+aiosqlite)?:///[^?]+|(postgres|postgresql|postgresql\+asyncpg)://.+")
 
 
@@ -121,10 +127,49 @@ def _no_dialplan_name(text: str) -> str | None:
     return "is not a name of the dialplan; write letters, digits and _ + * # . -"
 
 
+def _no_tree(text: str) -> str | None:
+    if re.fullmatch(r"([a-z][a-z0-9_-]{0,63})?", text):
+        return None
+    return "is not a tree's name; write that of its file, without .yaml"
+
+
+def _no_called_number(text: str) -> str | None:
+    if re.fullmatch(r"\+?[0-9]{1,20}", text):
+        return None
+    return "is not a called number; write digits with or without a leading +"
+
+
+def _no_agi_address(text: str) -> str | None:
+    if re.fullmatch(r"(([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5})?", text):
+        return None
+    return "is not an address; write host:port as the PBX reaches it, such as 10.0.0.5:4573"
+
+
 def _no_store(text: str) -> str | None:
     if _STORES.fullmatch(text):
         return None
     return "is not a store; write sqlite:///var/telephony.db or postgresql://user@host/database"
+
+
+def _window(text: str) -> Window:
+    """Read `09:00-12:00`; raises `ValueError` with `problem; mend`."""
+    found = _HOURS.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} names no hours; write them like 09:00-12:00, from 00:00 to 24:00")
+    start, end = time.fromisoformat(found[1]), time.fromisoformat(found[2].replace(_MIDNIGHT, "00:00"))
+    if found[2] != _MIDNIGHT and end <= start:
+        raise ValueError(
+            f'{text!r} ends before it begins; over midnight write two: "{found[1]}-24:00", "00:00-{found[2]}"'
+        )
+    return Window(start, end)
+
+
+def _no_hours(text: str) -> str | None:
+    try:
+        _window(text)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _no_reachable_entry(text: str) -> str | None:
@@ -159,9 +204,13 @@ class Server(Section):
 
 
 class StoreSection(Section):
-    """`[store]`: `sqlite:///path` or `postgresql://user@host/database`."""
+    """`[store]`: `sqlite:///path` or `postgresql://user@host/database`.
+
+    What a controller was doing that died is taken over by another one after `lease_seconds`.
+    """
 
     url: Annotated[str, _checked(_no_store)] = "sqlite:///var/telephony.db"
+    lease_seconds: Annotated[float, Field(ge=15, le=300)] = 30.0
 
 
 class Secrets(Section):
@@ -196,10 +245,15 @@ class PbxSection(Section):
 
 
 class FastAgi(Section):
-    """`[fastagi]`: where Asterisk's dialplan reaches us, and from where it may."""
+    """`[fastagi]`: where Asterisk's dialplan reaches us, and from where it may.
+
+    Calls of this controller are sent to `advertise` (`host:port`); without it, to where the dialplan's own
+    `TELEPHONY_AGI` points.
+    """
 
     host: Line = "127.0.0.1"
     port: Port = 4573
+    advertise: Annotated[str, _checked(_no_agi_address)] = ""
     allowed_peers: tuple[Annotated[str, _checked(_no_network)], ...] = Field(
         ("127.0.0.0/8", "::1/128"), min_length=1
     )
@@ -267,6 +321,47 @@ class PaymentSection(Section):
     transfer_context: Annotated[str, _checked(_no_dialplan_name)] = ""
 
 
+class CallSection(Section):
+    """`[calls]`: how long a call of `POST /v1/calls` is open, in seconds, and how many are at work at once.
+
+    `otp_share` is the part of `max_calls` that is kept free for codes.
+    """
+
+    ttl: int = Field(default=86_400, ge=30, le=604_800)
+    max_calls: int = Field(default=500, ge=1, le=100_000)
+    otp_share: float = Field(default=0.2, ge=0, le=0.9)
+
+
+Hours = tuple[Annotated[str, _checked(_no_hours)], ...]
+
+
+class CallingHours(Section):
+    """`[calling_hours]`: when each class may ring, by the clock of whoever is called; empty: always."""
+
+    otp: Hours = ()
+    transaction: Hours = ()
+    callback: Hours = ()
+    survey: Hours = ()
+
+
+class RetryRule(Section):
+    """How often a phone is rung and when, for what a request does not say; as its `retry`."""
+
+    attempts: int | None = Field(default=None, ge=1, le=MAX_ROUNDS)
+    pause: Annotated[float, Field(ge=1, le=86_400)] | None = None
+    longest_pause: Annotated[float, Field(ge=1, le=86_400)] | None = None
+    on: tuple[str, ...] | None = None
+
+
+class RetrySection(Section):
+    """`[retry.otp]` and the like: by class of call."""
+
+    otp: RetryRule = RetryRule()
+    transaction: RetryRule = RetryRule()
+    callback: RetryRule = RetryRule()
+    survey: RetryRule = RetryRule()
+
+
 class Numbers(Section):
     """`[numbers]`: who may be called. One of the two lists must say so."""
 
@@ -286,6 +381,7 @@ class Numbers(Section):
 class ClientSection(Section):
     """`[[clients]]`: an app with its key's hash, `sha256:` and 64 hexadecimal digits.
 
+    Calls show `caller_number`, or one of `caller_numbers` where the request asks for it.
     Its webhooks go to `webhook_url`, signed with `webhook_secret` (`whsec_` and base64) and, while that is
     being changed, with `webhook_old_secret` too.
     """
@@ -294,6 +390,7 @@ class ClientSection(Section):
     key_hash: Annotated[str, _checked(_no_key_hash)]
     brand: Name
     caller_number: Annotated[str, _checked(_no_caller_number)] = ""
+    caller_numbers: tuple[Annotated[str, Field(min_length=1), _checked(_no_caller_number)], ...] = ()
     default_locale: Line = "en"
     locales: tuple[Line, ...] = ()
     default_region: Region | None = None
@@ -317,6 +414,25 @@ class Webhooks(Section):
     allow_private: tuple[Annotated[str, _checked(_no_reachable_entry)], ...] = ()
 
 
+class IvrSection(Section):
+    """`[ivr]`: the trees of `folder`, for those who call in and to be called out (docs/ivr.md).
+
+    A call for which the dialplan names no tree gets that of its called number in `numbers`, else `inbound`.
+    Queues go on in the dialplan at `queue_context`, each at the extension of its name, numbers at
+    `number_context`; without them neither is there. Webhooks are signed with `webhook_secret`;
+    `allow_private` is what they may reach beside the Internet.
+    """
+
+    folder: Path | None = None
+    inbound: Annotated[str, _checked(_no_tree)] = ""
+    numbers: dict[Annotated[str, _checked(_no_called_number)], Annotated[str, _checked(_no_tree)]] = {}
+    queue_context: Annotated[str, _checked(_no_dialplan_name)] = ""
+    number_context: Annotated[str, _checked(_no_dialplan_name)] = ""
+    webhook_secret: SecretStr | None = None
+    webhook_secret_file: Path | None = None
+    allow_private: tuple[Annotated[str, _checked(_no_reachable_entry)], ...] = ()
+
+
 class Log(Section):
     """`[log]`."""
 
@@ -336,9 +452,13 @@ class Settings(Section):
     speech: SpeechSection = SpeechSection()
     verification: VerificationSection = VerificationSection()
     payments: PaymentSection = PaymentSection()
+    calls: CallSection = CallSection()
+    calling_hours: CallingHours = CallingHours()
+    retry: RetrySection = RetrySection()
     numbers: Numbers
     clients: tuple[ClientSection, ...] = Field(min_length=1)
     webhooks: Webhooks = Webhooks()
+    ivr: IvrSection = IvrSection()
     log: Log = Log()
 
     def client_list(self) -> tuple[Client, ...]:
@@ -353,9 +473,24 @@ class Settings(Section):
                 default_region=section.default_region or self.numbers.default_region,
                 regions=self.numbers.allowed_regions,
                 prefixes=self.numbers.allowed_prefixes,
+                caller_numbers=section.caller_numbers,
             )
             for section in self.clients
         )
+
+    def windows(self) -> dict[CallClass, tuple[Window, ...]]:
+        """The hours of `[calling_hours]`, by class."""
+        hours = self.calling_hours
+        return {one: tuple(map(_window, getattr(hours, one.value))) for one in CallClass}
+
+    def retry_rules(self) -> dict[CallClass, dict[str, Any]]:
+        """What `[retry.…]` says of each class, as `policy_for` takes it."""
+        rules: dict[CallClass, dict[str, Any]] = {}
+        for one in CallClass:
+            said = getattr(self.retry, one.value).model_dump(mode="json", exclude_none=True)
+            if said:
+                rules[one] = said
+        return rules
 
     def webhook_endpoints(self) -> dict[str, Endpoint]:
         """Where the clients that have a `webhook_url` want their webhooks, by name; raises `ConfigError`."""
@@ -364,6 +499,21 @@ class Settings(Section):
             for place, client in enumerate(self.clients)
             if client.webhook_url is not None
         }
+
+    def ivr_webhook_secrets(self) -> tuple[bytes, ...]:
+        """What signs the webhooks of trees, decoded; empty where nothing is written. Raises `ConfigError`."""
+        ivr = self.ivr
+        if ivr.webhook_secret is not None:
+            key, text = "ivr.webhook_secret", ivr.webhook_secret.get_secret_value()
+        elif ivr.webhook_secret_file is not None:
+            key = "ivr.webhook_secret_file"
+            text = _read_secret(key, ivr.webhook_secret_file)
+        else:
+            return ()
+        try:
+            return (decode_secret(text),)
+        except InputError as error:
+            raise ConfigError(key, error.problem, error.mend) from None
 
     def delivery_rules(self) -> DeliveryRules:
         """The bounds of `[webhooks]`."""
@@ -480,10 +630,21 @@ def _faults_between(settings: Settings) -> Iterator[ConfigError]:
             mend = f"Write one of {', '.join(client.locales)}"
             yield ConfigError(f"clients[{place}].default_locale", "is not among the client's locales", mend)
         yield from _webhook_faults(f"clients[{place}]", client)
+    for call_class, rule in settings.retry_rules().items():
+        try:
+            policy_for(call_class, rule)
+        except InputError as error:
+            key = error.field.replace("retry", f"retry.{call_class.value}", 1)
+            yield ConfigError(key, error.problem, error.mend)
+    most = settings.fastagi.max_connections
+    if settings.calls.max_calls > most:
+        mend = f"Write at most {most}, or raise fastagi.max_connections too"
+        yield ConfigError("calls.max_calls", "is more than fastagi.max_connections takes", mend)
     payments = settings.payments
     if bool(payments.transfer_extension) != bool(payments.transfer_context):
         missing = "transfer_context" if payments.transfer_extension else "transfer_extension"
         yield ConfigError(f"payments.{missing}", "is missing beside the other", "Write both, or neither")
+    yield from _ivr_faults(settings)
     ami = settings.pbx.ami
     if ami.secret is not None and ami.secret_file is not None:
         yield ConfigError("pbx.ami.secret", "stands beside secret_file", "Keep one of the two")
@@ -505,6 +666,25 @@ def _faults_between(settings: Settings) -> Iterator[ConfigError]:
             "is missing, and controllers that share a PostgreSQL share one key",
             "Give each the same file; make it with: openssl rand -base64 32",
         )
+
+
+def _ivr_faults(settings: Settings) -> Iterator[ConfigError]:
+    ivr = settings.ivr
+    if ivr.folder is None:
+        for key in ("inbound", "numbers"):
+            if getattr(ivr, key):
+                yield ConfigError(
+                    f"ivr.{key}", "names a tree without ivr.folder", "Write the folder of trees"
+                )
+    elif not ivr.folder.is_dir():
+        yield ConfigError("ivr.folder", f"{ivr.folder} is not a folder", "Name the folder of your trees")
+    if ivr.webhook_secret is not None and ivr.webhook_secret_file is not None:
+        yield ConfigError("ivr.webhook_secret", "stands beside webhook_secret_file", "Keep one of the two")
+        return
+    try:
+        settings.ivr_webhook_secrets()
+    except ConfigError as error:
+        yield error
 
 
 def _webhook_faults(section: str, client: ClientSection) -> Iterator[ConfigError]:

@@ -35,6 +35,7 @@ from telephony.api.reading import MAX_BODY, Refusal, read_model
 from telephony.api.schemas import (
     Alive,
     Call,
+    CallRequest,
     CheckReply,
     CheckRequest,
     Delivery,
@@ -149,6 +150,7 @@ class HttpFace:
             web.get("/v1/payment-confirmations", self.list_payments),
             web.get(payment, self.get_payment),
             post(f"{payment}/cancel", self.cancel_payment),
+            post("/v1/calls", self.create_call),
             web.get("/v1/calls", self.list_calls),
             web.get(call, self.get_call),
             post(f"{call}/cancel", self.cancel_call),
@@ -252,6 +254,16 @@ class HttpFace:
 
     # ---- calls
 
+    async def create_call(self, request: web.Request) -> web.Response:
+        """`POST /v1/calls`."""
+        body, raw = await read_model(request, CallRequest)
+        client = request[CLIENT]
+        if _flag(request, "dry_run"):
+            return _json(DryRun.of(await self._calls.dry_run(client, body.as_new())))
+        with self._once(request, raw, 201, Call.of) as once:
+            made = await self._calls.create(client, body.as_new(), once)
+        return _made(made, 201, Call.of)
+
     async def get_call(self, request: web.Request) -> web.Response:
         """`GET /v1/calls/{id}`; `?wait=` seconds waits for a change, `?while=` says of what."""
         client, wanted = request[CLIENT], request.match_info["id"]
@@ -348,7 +360,7 @@ class HttpFace:
         self._in_flight.add(held)
         fingerprint = hashlib.sha256(f"{request.method} {request.path}\n".encode() + raw).hexdigest()
         try:
-            yield Once(key, fingerprint, lambda view: StoredReply(status, show(view).model_dump_json()))
+            yield Once(key, fingerprint, lambda view: StoredReply(status, _text(show(view))))
         finally:
             self._in_flight.discard(held)
 
@@ -500,8 +512,13 @@ async def _read_in_time(request: web.Request) -> bool:
     return True
 
 
+def _text(model: BaseModel) -> str:
+    """Write a reply; a field whose name Python keeps for itself goes by its alias."""
+    return model.model_dump_json(by_alias=True)
+
+
 def _json(model: BaseModel, status: int = 200) -> web.Response:
-    return web.Response(text=model.model_dump_json(), status=status, content_type="application/json")
+    return web.Response(text=_text(model), status=status, content_type="application/json")
 
 
 def _made(made: Any, status: int, show: Callable[[Any], BaseModel]) -> web.Response:

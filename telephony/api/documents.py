@@ -21,6 +21,7 @@ from telephony.api.problems import KINDS, MEDIA_TYPE
 from telephony.api.schemas import (
     Alive,
     Call,
+    CallRequest,
     CheckReply,
     CheckRequest,
     Delivery,
@@ -144,6 +145,17 @@ OPERATIONS: Final = (
         Payment,
         body=Empty,
         problems=("not-found", "conflict"),
+    ),
+    Operation(
+        "post",
+        "/v1/calls",
+        "Ring a number and hold a conversation of your choice",
+        Call,
+        201,
+        CallRequest,
+        ("dry_run",),
+        ("invalid-number", "unknown-locale", "invalid-input", "destination-not-allowed", *_ONCE),
+        idempotent=True,
     ),
     Operation(
         "get",
@@ -288,7 +300,7 @@ def openapi() -> dict[str, Any]:
         "info": {
             "title": "telephony",
             "version": __version__,
-            "summary": "Verification calls and payment confirmations over Asterisk",
+            "summary": "Verification calls, payment confirmations and other outbound calls over Asterisk",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,

@@ -12,6 +12,7 @@ from telephony.services.contract import (
     CallView,
     CheckOutcome,
     DeliveryView,
+    NewCall,
     NewPayment,
     NewVerification,
     Once,
@@ -116,7 +117,17 @@ class DeliveryService(Protocol):
 
 
 class CallService(Protocol):
-    """Calls."""
+    """Calls; every method raises the errors of `telephony.errors`."""
+
+    async def create(
+        self, client: Client, new: NewCall, once: Once[CallView] | None
+    ) -> CallView | StoredReply:
+        """Make one and ring; a `StoredReply` where the same key made one before."""
+        ...
+
+    async def dry_run(self, client: Client, new: NewCall) -> Verdict:
+        """Check everything, dial nothing, keep nothing."""
+        ...
 
     async def get(self, client: Client, call_id: str) -> CallView:
         """Read one, with its attempts."""

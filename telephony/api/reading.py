@@ -111,7 +111,7 @@ def _fault(model: type[BaseModel], detail: ErrorDetails) -> dict[str, str]:
     """Say a pydantic fault in the words of somebody who writes an app."""
     field = ".".join(str(part) for part in detail["loc"])[:128] or "body"
     context = detail.get("ctx", {})
-    known = list(model.model_fields)
+    known = [info.alias or name for name, info in model.model_fields.items()]
     match detail["type"]:
         case "extra_forbidden":
             close = difflib.get_close_matches(field, known, n=1)

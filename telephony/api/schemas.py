@@ -11,13 +11,14 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from telephony.model.call import CallStatus, PaymentStatus, VerificationStatus
+from telephony.model.call import CallClass, CallStatus, PaymentStatus, VerificationStatus
 from telephony.model.delivery import DeliveryStatus
 from telephony.services.contract import (
     AttemptView,
     CallView,
     CheckOutcome,
     DeliveryView,
+    NewCall,
     NewPayment,
     NewVerification,
     PaymentView,
@@ -154,12 +155,86 @@ class PaymentRequest(Body):
     )
     out_id: OutId | None = Field(None, description="Your own id, handed back")
     machine_detection: Literal["off", "hang_up", "leave_message"] = Field(
-        "off", description="What an answering machine gets, where the controller can tell one"
+        "off", description="What an answering machine gets; a person then waits a second or two to be heard"
     )
 
     def as_new(self) -> NewPayment:
         """The same for the service."""
         return NewPayment(**self.model_dump())
+
+
+class CallRequest(Body):
+    """Ring a number and hold a conversation: one of the flows of this controller."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "to": "+8613800000000",
+                    "flow": "announcement",
+                    "variables": {"text": "Acme. Your parcel is at the desk.", "ack_key": "1"},
+                }
+            ]
+        }
+    )
+
+    to: str = Field(
+        min_length=1,
+        max_length=64,
+        description="E.164, or a national number of your default region",
+        examples=["+8613800000000"],
+    )
+    flow: str = Field(
+        min_length=1, max_length=64, description="The conversation's name", examples=["announcement"]
+    )
+    variables: dict[str, Any] | None = Field(
+        None,
+        repr=False,
+        description="What the flow is told. `announcement`: `text` (500 characters), `play_times` (1 to 3), "
+        "`ack_key` (a digit that acknowledges it)",
+    )
+    call_class: Literal["otp", "transaction", "callback", "survey"] = Field(
+        "transaction",
+        alias="class",
+        description="Decides who goes first, when it may ring and how often it is tried",
+    )
+    expires_at: str | None = Field(
+        None,
+        min_length=1,
+        max_length=40,
+        description="RFC 3339 with an offset; it does not ring from then on",
+        json_schema_extra={"format": "date-time"},
+    )
+    ttl: int | None = Field(
+        None, ge=30, le=604_800, description="Seconds until then, in its place; 86400 by default"
+    )
+    retry: dict[str, Any] | None = Field(
+        None,
+        description="`attempts` (1 to 10), `pause` and `longest_pause` (seconds), `on` (causes); what is "
+        "left out is the class's",
+        examples=[{"attempts": 2, "pause": 60}],
+    )
+    from_number: str | None = Field(
+        None,
+        alias="from",
+        min_length=1,
+        max_length=32,
+        description="The caller number to show, one of yours; `caller_number` of your client by default",
+    )
+    locale: str | None = Field(
+        None, min_length=1, max_length=35, description="Language of the call; yours by default"
+    )
+    metadata: dict[str, Any] | None = Field(
+        None, description="Your own JSON object, handed back; 4 KiB at most"
+    )
+    machine_detection: Literal["off", "hang_up", "leave_message"] = Field(
+        "off", description="What an answering machine gets, where the controller can tell one"
+    )
+    out_id: OutId | None = Field(None, description="Your own id, handed back")
+
+    def as_new(self) -> NewCall:
+        """The same for the service."""
+        return NewCall(**self.model_dump())
 
 
 class CheckRequest(Body):
@@ -320,12 +395,17 @@ class DryRun(Reply):
     locale: str
     trunk: str
     trunk_reason: str
+    due_at: Moment | None = Field(description="When it may ring, where its class may not ring now")
 
     @classmethod
     def of(cls, verdict: Verdict) -> DryRun:
         """Show a verdict."""
         return cls(
-            to=verdict.to, locale=verdict.locale, trunk=verdict.trunk, trunk_reason=verdict.trunk_reason
+            to=verdict.to,
+            locale=verdict.locale,
+            trunk=verdict.trunk,
+            trunk_reason=verdict.trunk_reason,
+            due_at=moment_or_none(verdict.due_at),
         )
 
 
@@ -368,20 +448,44 @@ class Attempt(Reply):
         )
 
 
+class PathStep(Reply):
+    """A node of a tree that a call came to."""
+
+    tree: str
+    node: str
+    type: str
+    at: Moment
+    keys: str = Field(description="What was pressed there")
+    outcome: str
+    to: str = Field(description="Where it led; empty where the call ended")
+
+
 class Call(Reply):
     """A call with its attempts."""
 
     id: str = Field(examples=["call_01hv0000000000000000000000"])
     to: str
+    from_number: str | None = Field(
+        serialization_alias="from", description="The caller number shown; null: the trunk's own"
+    )
     flow: str
+    call_class: CallClass = Field(serialization_alias="class")
+    locale: str | None
+    variables: Mapping[str, Any] = Field(description="What the flow was told; empty for verifications")
+    machine_detection: str
     status: CallStatus
     created_at: Moment
     updated_at: Moment
+    due_at: Moment | None = Field(description="When a call that waits is looked at next")
     ended_at: Moment | None
     expires_at: Moment | None
     failure_reason: str | None
+    metadata: Mapping[str, Any]
     out_id: str | None
     attempts: tuple[Attempt, ...]
+    path: tuple[PathStep, ...] = Field(
+        description="The nodes of its IVR tree, first to last, once it is over; secret keys are a mark"
+    )
 
     @classmethod
     def of(cls, view: CallView) -> Call:
@@ -389,15 +493,23 @@ class Call(Reply):
         return cls(
             id=view.id,
             to=view.to,
+            from_number=view.from_number,
             flow=view.flow,
+            call_class=view.call_class,
+            locale=view.locale,
+            variables=view.variables,
+            machine_detection=view.machine_detection,
             status=view.status,
             created_at=moment(view.created_at),
             updated_at=moment(view.updated_at),
+            due_at=moment_or_none(view.due_at),
             ended_at=moment_or_none(view.ended_at),
             expires_at=moment_or_none(view.expires_at),
             failure_reason=view.failure_reason,
+            metadata=view.metadata,
             out_id=view.out_id,
             attempts=tuple(Attempt.of(attempt) for attempt in view.attempts),
+            path=tuple(PathStep(**step) for step in view.path),
         )
 
 

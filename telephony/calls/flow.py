@@ -5,8 +5,9 @@ What it never does: dial, retry or pick a trunk; that is the engine's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from telephony.model.call import CallStatus
 from telephony.model.media import Media
@@ -20,12 +21,14 @@ class Prepared:
 
     `media` is erased by the engine at the hangup. Seconds from the answer: `max_duration` bounds the
     call, `first_limit` is what the PBX grants it before the flow asks for more by
-    `CallSession.extend`, so that a frozen controller leaves nobody in a long silence.
+    `CallSession.extend`, so that a frozen controller leaves nobody in a long silence. `detect_machines`:
+    whether `CallSession.machine` is asked for, which costs a person a second or two of waiting.
     """
 
     media: tuple[Media, ...]
     max_duration: float
     first_limit: float
+    detect_machines: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,4 +67,15 @@ class Flow(Protocol):
 
     async def settle(self, work: UnitOfWork, request: RequestRecord, outcome: Outcome) -> None:
         """Write what follows from the final outcome, in the outcome's own transaction."""
+        ...
+
+
+class CallableFlow(Flow, Protocol):
+    """A conversation that an app may ask for by its name, with variables of its own."""
+
+    def check(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the variables as the conversation reads them, with what was left out filled in.
+
+        They are JSON, and become the request's `variables`. Raises `InputError` naming `variables.<name>`.
+        """
         ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
@@ -71,19 +71,22 @@ PRIORITIES: Final[Mapping[CallClass, int]] = {
 class RetryPolicy:
     """How often and when: `rounds` rings in all, the first pause and its growth, in seconds.
 
-    `steps` goes over the table, by cause.
+    `on` names the causes that are worth another ring later, None: all that the table has. It says nothing
+    of another trunk at once: nobody was rung then.
     """
 
     rounds: int = 1
     first_pause: float = 120.0
     growth: float = 2.0
     longest_pause: float = 900.0
-    steps: Mapping[str, Step] = field(default_factory=dict)
+    on: frozenset[str] | None = None
 
     def step(self, cause: str, *, rang: bool) -> Step:
         """Return what follows a cause; a phone that rang is rung by no other trunk now."""
-        step = self.steps.get(cause) or _STEPS.get(cause, Step.STOP)
-        return Step.LATER if step is Step.NEXT_TRUNK and rang else step
+        step = _STEPS.get(cause, Step.STOP)
+        if step is Step.STOP or (step is Step.NEXT_TRUNK and not rang):
+            return step
+        return Step.LATER if self.on is None or cause in self.on else Step.STOP
 
     def pause(self, rounds_done: int, chance: Callable[[], float] = random.random) -> float:
         """Return the seconds before the next round: growing, with a quarter of jitter."""
@@ -91,12 +94,16 @@ class RetryPolicy:
         return steady * (0.75 + 0.5 * chance())
 
 
-def policy_for(call_class: CallClass, wanted: Mapping[str, Any]) -> RetryPolicy:
+def policy_for(
+    call_class: CallClass, wanted: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> RetryPolicy:
     """Make the policy of a request from its class and its own `retry`.
 
     `wanted` may hold `attempts` (1 to 10), `pause`, `longest_pause` (seconds) and `on` (causes that are
-    worth another ring). Raises `InputError` naming the key.
+    worth another ring); `defaults` holds what the configuration says of the class in the same words, for
+    each that `wanted` leaves out. Raises `InputError` naming the key.
     """
+    wanted = {**(defaults or {}), **wanted}
     policy = RetryPolicy(rounds=_ROUNDS[call_class])
     known = {"attempts", "pause", "longest_pause", "on"}
     for key in wanted:
@@ -109,7 +116,7 @@ def policy_for(call_class: CallClass, wanted: Mapping[str, Any]) -> RetryPolicy:
         rounds=rounds,
         first_pause=_seconds(wanted, "pause", policy.first_pause),
         longest_pause=_seconds(wanted, "longest_pause", policy.longest_pause),
-        steps=_steps(wanted.get("on")),
+        on=_causes(wanted.get("on")),
     )
 
 
@@ -120,13 +127,13 @@ def _seconds(wanted: Mapping[str, Any], key: str, default: float) -> float:
     return float(value)
 
 
-def _steps(causes: Any) -> Mapping[str, Step]:
-    """`on` names what is retried; every other cause that would be retried later stops."""
+def _causes(causes: Any) -> frozenset[str] | None:
+    """Read `on`: only what the table retries can be named."""
     if causes is None:
-        return {}
+        return None
     later = {cause for cause, step in _STEPS.items() if step is not Step.STOP}
-    if not isinstance(causes, list) or any(cause not in later for cause in causes):
+    if not isinstance(causes, list) or not all(isinstance(cause, str) and cause in later for cause in causes):
         raise InputError(
             "retry.on", "names a cause that is never retried", f"Known: {', '.join(sorted(later))}"
         )
-    return {cause: Step.STOP for cause in later if cause not in causes}
+    return frozenset(causes)

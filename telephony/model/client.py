@@ -9,6 +9,7 @@ from dataclasses import dataclass
 class Client:
     """A client: its brand is spoken, its caller number shown, its limits checked before dialling.
 
+    `caller_numbers` are further ones that it may ask to be shown.
     `regions` are ISO 3166-1 alpha-2 codes that may be called, `prefixes` E.164 prefixes (`+86138`);
     a number is allowed when it matches either. `default_region` reads national numbers.
     """
@@ -21,3 +22,4 @@ class Client:
     default_region: str | None = None
     regions: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
+    caller_numbers: tuple[str, ...] = ()

@@ -34,24 +34,33 @@ class PhoneNumber:
         return self.e164
 
 
-@lru_cache(maxsize=4096)
 def parse_number(text: str, default_region: str | None = None, *, field: str = "to") -> PhoneNumber:
     """Parse E.164, or a national number of `default_region` (libphonenumber's metadata).
 
     Raises `InvalidNumber` naming `field` when it is not a number that can exist.
     """
-    mend = "Send an E.164 number such as +8613800000000"
-    if default_region:
-        mend += f", or a national number of {default_region}"
-    if len(text) > 32:
-        raise InvalidNumber(field, "is longer than any phone number", mend)
-    if any(letter.isalpha() for letter in text):
-        raise InvalidNumber(field, "holds letters", mend)
     try:
-        parsed = phonenumbers.parse(text, default_region)
+        # One call asks for its number several times; with a `+` it means the same in every region.
+        return _parsed(text, None if text.startswith("+") else default_region)
+    except ValueError as error:
+        mend = "Send an E.164 number such as +8613800000000"
+        if default_region:
+            mend += f", or a national number of {default_region}"
+        raise InvalidNumber(field, str(error), mend) from error
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str, region: str | None) -> PhoneNumber:
+    """Parse; raises `ValueError` that says what is wrong."""
+    if len(text) > 32:
+        raise ValueError("is longer than any phone number")
+    if any(letter.isalpha() for letter in text):
+        raise ValueError("holds letters")
+    try:
+        parsed = phonenumbers.parse(text, region)
     except phonenumbers.NumberParseException as error:
-        raise InvalidNumber(field, "is not a phone number", mend) from error
+        raise ValueError("is not a phone number") from error
     if parsed.extension or not phonenumbers.is_valid_number(parsed):
-        raise InvalidNumber(field, "is not a number that can be dialled", mend)
+        raise ValueError("is not a number that can be dialled")
     e164 = phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
     return PhoneNumber(e164, phonenumbers.region_code_for_number(parsed) or "001")

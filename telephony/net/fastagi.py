@@ -92,8 +92,9 @@ class AgiChannel:
         command is sent and answered on the dead channel too (`GET VARIABLE`, `SET VARIABLE`, `DATABASE …`,
         `EXEC`, `NOOP` and `VERBOSE` are served there).
 
-        Raises `CallEnded` with `hung_up=True` when `HANGUP` has come before this returns, even beside a
-        good reply, and when the PBX answers 511; `CallEnded` with `hung_up=False` when the connection ended
+        Raises `CallEnded` with `hung_up=True` when `HANGUP` came before the reply, or right behind a reply of
+        -1 or of another code than 200, and when the PBX answers 511; any other reply that came before it is
+        returned, for it may hold a key. Raises `CallEnded` with `hung_up=False` when the connection ended
         without a `HANGUP`, or is closed already; `PbxTimeout` after `timeout`; `PbxRejected` with the PBX's
         words for any other code; `RemoteProtocolError` when the PBX broke the protocol;
         `LocalProtocolError` for a command that must not be sent, with the channel still usable. After
@@ -118,7 +119,7 @@ class AgiChannel:
         if reply.code == 511:
             self.hung_up = True
             raise CallEnded(hung_up=True)
-        if self.hung_up and not after_hangup:
+        if self.hung_up and not after_hangup and (reply.code != 200 or reply.result == "-1"):
             raise CallEnded(hung_up=True)
         if reply.code != 200:
             raise PbxRejected(f"{reply.code} {reply.value}")

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from telephony.errors import CallEnded, PbxRejected, PbxUnavailable
+from telephony.errors import CallEnded, PbxRejected, PbxUnavailable, StaleFence
 from telephony.model.hangup import Cause, HangupCause
 from telephony.model.media import Media
 from telephony.pbx.port import (
@@ -37,7 +37,8 @@ class Callee:
     """What the far end does. Times in seconds, None: never.
 
     `keys` are pressed one by one, each as soon as a prompt listens for one; `hang_up_after` counts the
-    prompts heard before the callee hangs up.
+    prompts heard before the callee hangs up. A `machine` whose `greeting_ends` is not set talks on. One that
+    `does_not_wait` hangs up while the PBX listens for a machine.
     """
 
     ring_after: float | None = 0.0
@@ -45,6 +46,9 @@ class Callee:
     refuses_with: HangupCause | None = None
     keys: str = ""
     hang_up_after: int | None = None
+    machine: bool = False
+    greeting_ends: bool = True
+    does_not_wait: bool = False
 
 
 @dataclass(slots=True)
@@ -59,6 +63,8 @@ class MemorySession:
     arguments: Mapping[str, str] = field(default_factory=dict)
     played: list[str] = field(default_factory=list)
     variables: dict[str, str] = field(default_factory=dict)
+    machine: bool = False
+    heard_out: int = 0
     transferred_to: tuple[str, str] | None = None
     gone: bool = False
     _keys: list[str] = field(default_factory=list)
@@ -102,6 +108,7 @@ class MemorySession:
         timeout: float,
         inter_digit_timeout: float = 2.0,
         terminator: str = "#",
+        margin: float | None = None,
     ) -> Gathered:
         """Take scripted keys; none left is a timeout, at once."""
         await asyncio.sleep(0)
@@ -125,6 +132,12 @@ class MemorySession:
         """Record nothing, for no time."""
         self._still_there()
         return 0.0
+
+    async def hear_out(self, timeout: float) -> bool:
+        """Count it, and tell at once what would come of it."""
+        self._still_there()
+        self.heard_out += 1
+        return self.callee.greeting_ends
 
     async def transfer(self, extension: str, context: str) -> None:
         """Note where to."""
@@ -171,11 +184,11 @@ class MemoryLeg:
         if not self.ended:
             self._events.put_nowait(event)
 
-    def end(self, cause: HangupCause) -> None:
+    def end(self, cause: HangupCause, listened: float | None = None) -> None:
         """Be over, once."""
         if self.ended:
             return
-        self.deliver(Ended(cause))
+        self.deliver(Ended(cause, listened))
         self.ended = True
         if self.session is not None:
             self.session.gone = True
@@ -245,9 +258,15 @@ class MemoryPbx:
         task.add_done_callback(self._tasks.discard)
         try:
             yield leg
-        finally:
+        except StaleFence:
+            # Somebody else goes on with it.
+            raise
+        except BaseException:
             await leg.hangup()
             task.cancel()
+            raise
+        await leg.hangup()
+        task.cancel()
 
     @asynccontextmanager
     async def adopt(self, order: DialOrder, *, dialed_at_ms: int) -> AsyncIterator[MemoryLeg]:
@@ -295,9 +314,13 @@ class MemoryPbx:
             leg.end(HangupCause(Cause.NO_ANSWER))
         else:
             await asyncio.sleep(callee.answer_after)
+            if callee.does_not_wait and leg.order.detect_machines:
+                leg.end(HangupCause(Cause.NORMAL), listened=1.0)
+                return
             session = MemorySession(
                 leg.order.attempt_id, leg.order.caller_number, leg.order.number, callee, leg
             )
+            session.machine = callee.machine and leg.order.detect_machines
             leg.session = session
             self.sessions.append(session)
             leg.deliver(Answered(session))

@@ -22,7 +22,9 @@ class DialOrder:
 
     `attempt_id` becomes the channel's id; `number` is already in the trunk's dialect; times are in
     seconds. `max_duration` bounds the answered call even when the controller is frozen;
-    `CallSession.extend` moves it.
+    `CallSession.extend` moves it. `dialed_at_ms` is what the attempt's row says, by which the PBX's note of
+    its end is found again. `detect_machines`: whether the PBX listens to who answers, five seconds at most,
+    before the conversation begins; `CallSession.machine` tells what it heard.
     """
 
     attempt_id: str
@@ -33,6 +35,8 @@ class DialOrder:
     ring_timeout: float = 30.0
     max_duration: float = 120.0
     codecs: tuple[str, ...] = ()
+    dialed_at_ms: int = 0
+    detect_machines: bool = False
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -48,16 +52,25 @@ class Ringing:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The callee answered and the conversation can begin on `session`."""
+    """The callee answered and the conversation can begin on `session`.
+
+    `seconds_ago` is how long ago the phone was picked up: what the PBX took to tell a machine.
+    """
 
     session: CallSession
+    seconds_ago: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The leg is gone. Always the last event of a leg."""
+    """The leg is gone. Always the last event of a leg.
+
+    `listened` is set where the phone was picked up, and hung up while the PBX listened for a machine: for
+    how many seconds it had.
+    """
 
     cause: HangupCause
+    listened: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +132,8 @@ class Leg(Protocol):
     async def next_event(self) -> LegEvent:
         """Wait for what happens next; after `Ended` it is not called again.
 
-        Asterisk: `OriginateResponse`, `Newstate` and `Hangup` of the channel, and the FastAGI session.
+        Asterisk: `OriginateResponse`, `Newstate`, `DialState` and `Hangup` of the channel, and the FastAGI
+        session.
         FreeSWITCH: `CHANNEL_PROGRESS`, `CHANNEL_ANSWER`, `CHANNEL_HANGUP_COMPLETE`, outbound socket.
         """
         ...
@@ -158,6 +172,14 @@ class CallSession(Protocol):
         """What the dialplan handed over, decoded."""
         ...
 
+    @property
+    def machine(self) -> bool:
+        """Whether an answering machine was met; False where the PBX did not listen, or was not sure.
+
+        Asterisk: `AMD`. FreeSWITCH has no such application in its open tree.
+        """
+        ...
+
     async def answer(self) -> None:
         """Answer the channel if it is not. Asterisk: AGI `ANSWER`. FreeSWITCH: `answer`."""
         ...
@@ -178,10 +200,13 @@ class CallSession(Protocol):
         timeout: float,
         inter_digit_timeout: float = 2.0,
         terminator: str = "#",
+        margin: float | None = None,
     ) -> Gathered:
         """Play (barge-in by any digit) and collect digits; times in seconds.
 
-        `timeout` counts from the end of the sound to the first digit. Keys typed ahead count.
+        `timeout` counts from the end of the sound to the first digit. Keys typed ahead count. With `margin`
+        the sound and each wait get an `extend` of their own, for their length and so many seconds: a
+        controller that freezes leaves nobody waiting longer.
         Asterisk: `STREAM FILE` with all digits, then `WAIT FOR DIGIT` for each further one.
         FreeSWITCH: `play_and_get_digits`.
         """
@@ -193,6 +218,14 @@ class CallSession(Protocol):
         """Record the far end into `name` (a path as the PBX sees it, no ending); returns seconds.
 
         Asterisk: `RECORD FILE`. FreeSWITCH: `record`.
+        """
+        ...
+
+    async def hear_out(self, timeout: float) -> bool:
+        """Let a machine end its greeting and its tone, at most `timeout` seconds.
+
+        Returns whether it fell silent for longer than a greeting pauses.
+        Asterisk: `WaitForSilence`. FreeSWITCH: `wait_for_silence`.
         """
         ...
 
@@ -245,7 +278,8 @@ class Pbx(Protocol):
     def dial(self, order: DialOrder) -> AbstractAsyncContextManager[Leg]:
         """Order one ring. Entering raises `PbxUnavailable` (see `sent`) or `PbxRejected`.
 
-        Leaving the block while the leg stands hangs it up; it is never re-sent.
+        Leaving the block while the leg stands hangs it up, but for a `StaleFence`: then it is somebody
+        else's to go on with. It is never re-sent.
         Asterisk: `Originate`, `Async: true`, `ChannelId` = attempt id, into Context/Exten.
         FreeSWITCH: `bgapi originate` with `origination_uuid`, the answer's UUID compared.
         """

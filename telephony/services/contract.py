@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from telephony.model.call import CallStatus, PaymentStatus, VerificationStatus
+from telephony.model.call import CallClass, CallStatus, PaymentStatus, VerificationStatus
 from telephony.model.delivery import DeliveryStatus
 
 T = TypeVar("T")
@@ -74,6 +74,28 @@ class NewPayment:
 
 
 @dataclass(frozen=True, slots=True)
+class NewCall:
+    """A request for a call of a flow; None means the configured default.
+
+    Open until `expires_at` (RFC 3339 with an offset), or for `ttl` seconds. `variables` are the flow's own;
+    `retry` is as `calls.policy.policy_for` has it.
+    """
+
+    to: str
+    flow: str
+    variables: Mapping[str, Any] | None = field(default=None, repr=False)
+    call_class: str = CallClass.TRANSACTION.value
+    expires_at: str | None = None
+    ttl: int | None = None
+    retry: Mapping[str, Any] | None = None
+    from_number: str | None = None
+    locale: str | None = None
+    metadata: Mapping[str, Any] | None = None
+    machine_detection: str = "off"
+    out_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptView:
     """One ring of a call. Times in milliseconds since the epoch, None where it did not happen."""
 
@@ -95,19 +117,31 @@ class AttemptView:
 
 @dataclass(frozen=True, slots=True)
 class CallView:
-    """A call as an app sees it. Times in milliseconds since the epoch."""
+    """A call as an app sees it. Times in milliseconds since the epoch.
+
+    `due_at` is when a call that waits is looked at next. `variables` are those of its flow. `path` are the
+    nodes of its tree, first to last, where it is over and was one.
+    """
 
     id: str
     to: str
+    from_number: str | None
     flow: str
+    call_class: CallClass
+    locale: str | None
+    variables: Mapping[str, Any]
+    machine_detection: str
     status: CallStatus
     created_at: int
     updated_at: int
+    due_at: int | None
     ended_at: int | None
     expires_at: int | None
     failure_reason: str | None
+    metadata: Mapping[str, Any]
     out_id: str | None
     attempts: tuple[AttemptView, ...]
+    path: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +206,16 @@ class CheckOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a dry run found: everything was checked, nothing dialled, nothing kept."""
+    """What a dry run found: everything was checked, nothing dialled, nothing kept.
+
+    `due_at` is the first moment at which the phone may ring, in milliseconds since the epoch; None: now.
+    """
 
     to: str
     locale: str
     trunk: str
     trunk_reason: str
+    due_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

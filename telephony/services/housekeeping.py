@@ -22,6 +22,9 @@ log = structlog.get_logger(__name__)
 
 BATCH: Final = 200
 LONGEST_SLEEP: Final = 30.0
+FAILURE_PAUSE: Final = 1.0
+"""Seconds before another look after a failure: what was due meanwhile ends that much late."""
+
 _ANY_MOMENT: Final = 1 << 62
 FAILURES_KEPT_MS: Final = 24 * 3600 * 1000
 STALE_MEDIA_SECONDS: Final = 3600.0
@@ -91,11 +94,14 @@ class Housekeeper:
             self._woken.clear()
             # What is written while it tidies may be overlooked: it tidies again then.
             self._next_look = _ANY_MOMENT
-            pause = LONGEST_SLEEP
+            pause = FAILURE_PAUSE
             try:
                 pause = await self.tidy()
             except StoreError as error:
                 log.warning("housekeeping.postponed", error=str(error))
+            except Exception:
+                # A fault of ours in one row must not end the watch over all deadlines.
+                log.exception("housekeeping.failed")
             self._next_look = self._clock() + round(pause * 1000)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), pause)

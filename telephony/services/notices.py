@@ -24,6 +24,10 @@ class Notices:
         self._endpoints = dict(endpoints)
         self._wake = wake
 
+    def wanted(self, client: str) -> bool:
+        """Whether this client has an endpoint: where not, nothing need be made for it."""
+        return client in self._endpoints
+
     async def add(
         self,
         work: UnitOfWork,

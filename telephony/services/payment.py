@@ -7,69 +7,73 @@ be said. What it never does: decide; the book does, in one transaction.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final
+
+import structlog
 
 from telephony.calls.engine import CallEngine
-from telephony.calls.policy import PRIORITIES, policy_for
-from telephony.errors import Conflict, InputError, NotFound
+from telephony.calls.policy import PRIORITIES
+from telephony.errors import Conflict, InputError, NotFound, StoreError
 from telephony.model.call import CallClass, CallStatus, PaymentStatus
 from telephony.model.client import Client
 from telephony.model.ids import new_id
 from telephony.model.number import PhoneNumber
-from telephony.services.admission import Voice, begin_once, finish_once, locale_for, number_for
+from telephony.services.admission import (
+    TimeLimits,
+    Voice,
+    begin_once,
+    check_in_time,
+    check_json,
+    ends_at,
+    finish_once,
+    locale_for,
+    machine_detection_for,
+    number_for,
+)
 from telephony.services.contract import NewPayment, Once, Page, PaymentView, StoredReply, Verdict
-from telephony.services.payment_book import AppQuestion, DecidedBy, Decision, PaymentBook
-from telephony.services.payment_flow import FLOW_NAME, MACHINE_VARIABLE, reference_of
+from telephony.services.payment_book import CANCELED, EXPIRED, AppQuestion, Decision, PaymentBook
+from telephony.services.payment_flow import FLOW_NAME, reference_of
 from telephony.speech.wording import amount_words
 from telephony.store import Store, UnitOfWork
 from telephony.store.records import PaymentRecord, RequestRecord
 from telephony.trunks.routing import Route, Router
 
+log = structlog.get_logger(__name__)
+
 MAX_ORDER_ID: Final = 64
 MAX_PAYEE: Final = 64
-MAX_METADATA: Final = 4096
-MACHINE_CHOICES: Final = ("off", "hang_up", "leave_message")
 LOOK_EVERY: Final = 1.0
 """Seconds between looks at a payment that another controller may decide."""
 
 _AMOUNT: Final = re.compile(r"(?:0|[1-9][0-9]{0,11})(?:\.[0-9]{1,8})?")
-_RFC_3339: Final = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?"
-    r"(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
-)
-_DEADLINE_MEND: Final = "Send RFC 3339 with an offset, such as 2026-01-31T18:00:00+08:00"
 
 
 @dataclass(frozen=True, slots=True)
 class PaymentRules:
-    """Defaults and limits; times in seconds.
-
-    `machine_detection` says whether the PBX tells machines from people at all.
-    """
+    """Defaults and limits; times in seconds."""
 
     ttl: int = 600
     min_ttl: int = 30
     max_ttl: int = 86_400
-    machine_detection: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Admitted:
-    """A request that was found good."""
+    """A request that was found good; `waits_until` is when its call may ring, None: now."""
 
     number: PhoneNumber
     locale: str
     route: Route
+    waits_until: int | None
     expires_at: int
     rounds: int
+    variables: Mapping[str, str]
 
 
 class Payments:
@@ -125,7 +129,7 @@ class Payments:
             created_at=now,
             updated_at=now,
         )
-        request = self._request(client, new, record, admitted.rounds)
+        request = self._request(client, new, record, admitted)
         async with self._store.transaction() as work:
             stored = await begin_once(work, client, once, now)
             if stored is not None:
@@ -143,20 +147,25 @@ class Payments:
 
         A phone that rings is hung up; somebody on the line is told.
         """
-        record = await self._mine(client, payment_id)
-        record = await self._book.decide(record.id, Decision(PaymentStatus.CANCELED, DecidedBy.CLIENT))
+        record = await self._end(await self._mine(client, payment_id), CANCELED)
         if record.status is not PaymentStatus.CANCELED:
             raise Conflict(f"this payment confirmation is {record.status.value}")
-        if record.request_id is not None:
-            await self._engine.cancel(record.request_id)
         return await self.get(client, payment_id)
 
     async def get(self, client: Client, payment_id: str) -> PaymentView:
-        """Return one payment of this client; raises `NotFound`."""
+        """Return one payment of this client; raises `NotFound`.
+
+        One past its deadline ends by this, where nothing else is just ending it: a status that is final is
+        never another one later.
+        """
         async with self._store.reading() as work:
             record = await work.payments.get_for_client(client.name, payment_id)
             if record is None:
                 raise _not_found(payment_id)
+            if not self._is_over(record):
+                return await self._seen(work, record)
+        record = await self._expire(record)
+        async with self._store.reading() as work:
             return await self._seen(work, record)
 
     async def list(
@@ -165,13 +174,18 @@ class Payments:
         """Return this client's payments, newest first."""
         async with self._store.reading() as work:
             page = await work.payments.list(client.name, status=status, after=cursor, limit=limit)
-            return Page(tuple([await self._seen(work, record) for record in page.items]), page.cursor)
+        shown = [await self._expire(one) if self._is_over(one) else one for one in page.items]
+        async with self._store.reading() as work:
+            views = [await self._seen(work, record) for record in shown if status in (None, record.status)]
+        return Page(tuple(views), page.cursor)
 
     async def dry_run(self, client: Client, new: NewPayment) -> Verdict:
         """Make every check and choose the route; dial nothing and keep nothing."""
         admitted = self._admit(client, new, self._clock())
         route = admitted.route
-        return Verdict(admitted.number.e164, admitted.locale, route.trunk.name, route.reason)
+        return Verdict(
+            admitted.number.e164, admitted.locale, route.trunk.name, route.reason, admitted.waits_until
+        )
 
     async def wait_changed(
         self, client: Client, payment_id: str, timeout: float, seen: PaymentStatus | None = None
@@ -216,47 +230,24 @@ class Payments:
         locale = locale_for(client, self._voice, new.locale)
         _check_order(new)
         _check_amount(new, locale)
-        _check_metadata(new.metadata)
-        expires_at = self._deadline(new, now)
-        policy = policy_for(CallClass.TRANSACTION, new.retry or {})
-        if new.machine_detection not in MACHINE_CHOICES:
-            raise InputError("machine_detection", "is not known", f"Send one of {', '.join(MACHINE_CHOICES)}")
-        if new.machine_detection != "off" and not self._rules.machine_detection:
-            raise InputError("machine_detection", "is not set up in this controller", "Send off")
+        check_json("metadata", new.metadata)
+        rules = self._rules
+        limits = TimeLimits(rules.ttl, rules.min_ttl, rules.max_ttl)
+        expires_at = ends_at(now, new.ttl, new.deadline, field="deadline", limits=limits)
+        waits_until = self._engine.waits_until(CallClass.TRANSACTION, number, now)
+        check_in_time(waits_until, expires_at, field="deadline" if new.ttl is None else "ttl")
+        policy = self._engine.policy(CallClass.TRANSACTION, new.retry or {})
+        variables = machine_detection_for(new.machine_detection)
         if new.decide_url is not None:
             if self._app is None:
                 raise InputError("decide_url", "is not set up in this controller", "Leave it out")
             self._app.admit(client, new.decide_url)
-        return _Admitted(number, locale, self._router.choose(number), expires_at, policy.rounds)
+        route = self._router.choose(number)
+        return _Admitted(number, locale, route, waits_until, expires_at, policy.rounds, variables)
 
-    def _deadline(self, new: NewPayment, now: int) -> int:
-        """Return when it ends, in milliseconds since the epoch."""
-        rules = self._rules
-        if new.deadline is None:
-            ttl = rules.ttl if new.ttl is None else new.ttl
-            if not rules.min_ttl <= ttl <= rules.max_ttl:
-                raise InputError(
-                    "ttl", "is out of range", f"Send seconds from {rules.min_ttl} to {rules.max_ttl}"
-                )
-            return now + ttl * 1000
-        if new.ttl is not None:
-            raise InputError("deadline", "stands beside ttl", "Send one of the two")
-        if not _RFC_3339.fullmatch(new.deadline):
-            raise InputError("deadline", "is not a moment", _DEADLINE_MEND)
-        try:
-            moment = round(datetime.fromisoformat(new.deadline.upper()).timestamp() * 1000)
-        except (ValueError, OverflowError):
-            raise InputError("deadline", "is not a moment", _DEADLINE_MEND) from None
-        if not rules.min_ttl * 1000 <= moment - now <= rules.max_ttl * 1000:
-            raise InputError(
-                "deadline",
-                "is too soon or too far away",
-                f"Send a moment {rules.min_ttl} to {rules.max_ttl} s from now",
-            )
-        return moment
-
-    def _request(self, client: Client, new: NewPayment, record: PaymentRecord, rounds: int) -> RequestRecord:
-        detection = new.machine_detection
+    def _request(
+        self, client: Client, new: NewPayment, record: PaymentRecord, admitted: _Admitted
+    ) -> RequestRecord:
         return RequestRecord(
             id=record.request_id or "",
             client=client.name,
@@ -267,10 +258,10 @@ class Payments:
             priority=PRIORITIES[CallClass.TRANSACTION],
             from_number=client.caller_number or None,
             locale=record.locale,
-            variables={} if detection == "off" else {MACHINE_VARIABLE: detection},
+            variables=admitted.variables,
             out_id=record.out_id,
             expires_at=record.expires_at,
-            max_attempts=rounds,
+            max_attempts=admitted.rounds,
             retry=new.retry or {},
             created_at=record.created_at,
             updated_at=record.created_at,
@@ -282,16 +273,27 @@ class Payments:
             raise _not_found(payment_id)
         return record
 
+    async def _end(self, record: PaymentRecord, decision: Decision) -> PaymentRecord:
+        """Decide, and stop the call of a payment that was canceled or has expired; returns the row."""
+        ended = await self._book.decide(record.id, decision)
+        stopped = ended.status in (PaymentStatus.CANCELED, PaymentStatus.EXPIRED)
+        if stopped and ended.request_id is not None:
+            await self._engine.cancel(ended.request_id)
+        return ended
+
+    def _is_over(self, record: PaymentRecord) -> bool:
+        return record.status is PaymentStatus.PENDING and not self._book.is_open(record)
+
+    async def _expire(self, record: PaymentRecord) -> PaymentRecord:
+        try:
+            return await self._end(record, EXPIRED)
+        except StoreError as error:
+            # It is shown as its row says; the watch over deadlines ends it.
+            log.warning("payment.not_expired", payment=record.id, error=str(error))
+            return record
+
     async def _seen(self, work: UnitOfWork, record: PaymentRecord) -> PaymentView:
-        """Show a record as it is now: one past its deadline is expired, whether or not that is written."""
         request = await work.requests.get(record.request_id) if record.request_id else None
-        if record.status is PaymentStatus.PENDING and not self._book.is_open(record):
-            record = replace(
-                record,
-                status=PaymentStatus.EXPIRED,
-                decided_by=DecidedBy.DEADLINE.value,
-                ended_at=record.expires_at,
-            )
         return _view(record, request.status if request else None)
 
 
@@ -314,16 +316,6 @@ def _check_amount(new: NewPayment, locale: str) -> None:
     if not value:
         raise InputError("amount", "is zero", "Send what is to be paid")
     amount_words(value, new.currency, locale)
-
-
-def _check_metadata(metadata: Mapping[str, Any] | None) -> None:
-    """Refuse what can't be stored and handed back as it is."""
-    try:
-        size = len(json.dumps(metadata or {}, ensure_ascii=False, allow_nan=False).encode())
-    except ValueError:
-        raise InputError("metadata", "is not plain JSON", "Send finite numbers and whole text") from None
-    if size > MAX_METADATA:
-        raise InputError("metadata", "is too large", f"Send at most {MAX_METADATA} bytes of JSON")
 
 
 def _not_found(payment_id: str) -> NotFound:

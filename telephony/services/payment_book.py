@@ -26,6 +26,7 @@ from telephony.model.call import PaymentStatus
 from telephony.model.client import Client
 from telephony.model.ids import new_id
 from telephony.services.notices import Notices
+from telephony.services.talk import MESSAGE_LEFT
 from telephony.store import Store, UnitOfWork
 from telephony.store.records import PaymentRecord
 
@@ -62,6 +63,7 @@ class Decision:
 
 
 EXPIRED: Final = Decision(PaymentStatus.EXPIRED, DecidedBy.DEADLINE)
+CANCELED: Final = Decision(PaymentStatus.CANCELED, DecidedBy.CLIENT)
 
 
 class PaymentBook:
@@ -84,6 +86,12 @@ class PaymentBook:
         async with self._store.reading() as work:
             return await work.payments.get_for_client(client, payment_id)
 
+    async def message_left(self, request_id: str) -> bool:
+        """Whether an earlier attempt of a call has left a message on a machine."""
+        async with self._store.reading() as work:
+            attempts = await work.attempts.list_for(request_id)
+        return any(attempt.end_reason == MESSAGE_LEFT for attempt in attempts)
+
     def is_open(self, record: PaymentRecord) -> bool:
         """Whether an answer given now would still count."""
         return record.status is PaymentStatus.PENDING and self._clock() < record.expires_at
@@ -103,6 +111,10 @@ class PaymentBook:
         self._tell(ended)
         self._notices.written()
         return ended
+
+    async def cancel(self, payment_id: str) -> PaymentRecord:
+        """Decide that the client has cancelled it, and return the row as it then is."""
+        return await self.decide(payment_id, CANCELED)
 
     async def decide_within(self, work: UnitOfWork, payment_id: str, decision: Decision) -> None:
         """The same in a transaction that somebody else commits."""
@@ -310,10 +322,18 @@ class AppQuestion:
 
 
 def _read(body: bytes) -> AppAnswer | None:
-    """Read `{"decision": "confirm" | "refuse"}`; None for anything else."""
+    """Read `{"decision": "confirm" | "refuse"}`; None for anything else, or where it is said twice."""
     with suppress(ValueError, RecursionError):
-        said = json.loads(body)
+        said = json.loads(body, object_pairs_hook=_each_once)
         decision = said.get("decision") if isinstance(said, dict) else None
         if decision in (AppAnswer.CONFIRM, AppAnswer.REFUSE):
             return AppAnswer(decision)
     return None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; raises `ValueError` for a name that stands in it twice."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError
+    return made

@@ -10,22 +10,23 @@ say an amount of an order that is no longer open.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import groupby
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
 from telephony.calls.flow import Outcome, Prepared
 from telephony.calls.policy import NO_INPUT
-from telephony.errors import CallEnded, Overloaded, StoreError
+from telephony.errors import CallEnded, StoreError
 from telephony.model.call import CallStatus, PaymentStatus
 from telephony.model.media import Media
 from telephony.model.prompt import Amount, Digits, Part, Phrase, Prompt, Silence, Text
 from telephony.pbx.port import CallSession
-from telephony.services.admission import Voice
+from telephony.services.admission import LEAVE_MESSAGE, MACHINE_VARIABLE, Voice
 from telephony.services.payment_book import (
     ASK_SECONDS,
     EXPIRED,
@@ -35,20 +36,25 @@ from telephony.services.payment_book import (
     Decision,
     PaymentBook,
 )
+from telephony.services.talk import (
+    FROZEN_MARGIN,
+    GREETING_LIMIT,
+    LEAD_IN,
+    MAX_REPEATS,
+    MESSAGE_LEFT,
+    MET_MACHINE,
+    TAIL,
+)
 from telephony.store import RequestRecord, UnitOfWork
 from telephony.store.records import PaymentRecord
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
 FLOW_NAME: Final = "payment_confirmation"
 ASKINGS: Final = 3
-MAX_REPEATS: Final = 3
-"""How often `*` says everything again before it counts as no answer."""
-
 KEY_WAIT: Final = 5.0
-FROZEN_MARGIN: Final = 10.0
-"""Seconds of silence at most that a controller which froze in mid-call leaves somebody in."""
-
 STORE_PATIENCE: Final = 4.0
 """Seconds in which a store that cannot be written is asked again while somebody waits on the line.
 
@@ -59,16 +65,7 @@ STORE_PAUSE: Final = 0.25
 TRANSFER_LIMIT: Final = 3600.0
 """Seconds that the call may last once it is an agent's."""
 
-MACHINE_VARIABLE: Final = "machine_detection"
-MACHINE_ARGUMENT: Final = "amdstatus"
-"""What the dialplan hands over of Asterisk's AMD (`AMDSTATUS`), where it has asked it."""
-
 REFERENCE_LENGTH: Final = 8
-LEAD_IN: Final = 0.3
-"""Silence before the first word: the first packets of a fresh RTP stream are often lost."""
-
-TAIL: Final = 0.1
-"""Silence after the last word: a PBX may drop the last 20 ms of a file."""
 
 _ENDINGS: Final = {
     PaymentStatus.CONFIRMED: "payment.confirmed",
@@ -131,29 +128,59 @@ class PaymentFlow:
         first_limit = _time_to_ask(question)
         longest = (ASKINGS + MAX_REPEATS) * first_limit + ASK_SECONDS + STORE_PATIENCE
         longest += max(_time_to_say(one) for one in sayings)
+        if _VOICEMAIL in self._sayings(request, record):
+            longest += GREETING_LIMIT
         if self._agent is not None:
             longest += TRANSFER_LIMIT
-        return Prepared((question, *sayings), longest, first_limit)
+        listen = MACHINE_VARIABLE in request.variables
+        return Prepared((question, *sayings), longest, first_limit, detect_machines=listen)
 
     async def converse(self, session: CallSession, request: RequestRecord, prepared: Prepared) -> Outcome:
         """Ask until there is an answer, the order is closed, or nobody answers."""
-        record = await self._record(request)
+        try:
+            record = await _patiently(lambda: self._record(request))
+        except StoreError as error:
+            log.error("payment.unread", payment=request.flow_ref, error=str(error))
+            return Outcome(CallStatus.FAILED, "store_failed", retry_as=NO_INPUT)
         if record is None:
             return Outcome(CallStatus.CANCELED, "payment_gone")
         sayings = dict(zip(self._sayings(request, record), prepared.media[1:], strict=True))
         talk = _Talk(session, prepared.media[0], sayings)
-        if session.arguments.get(MACHINE_ARGUMENT) == "MACHINE" and request.variables.get(MACHINE_VARIABLE):
-            if _VOICEMAIL in sayings:
-                await self._say(talk, _VOICEMAIL)
-            return Outcome(CallStatus.COMPLETED, "machine", retry_as=NO_INPUT)
+        if session.machine:
+            reason = MET_MACHINE
+            if _VOICEMAIL in sayings and await self._leave_message(talk, request, record):
+                reason = MESSAGE_LEFT
+            return Outcome(CallStatus.COMPLETED, reason, retry_as=NO_INPUT)
         return await self._ask(talk, record)
+
+    async def _leave_message(self, talk: _Talk, request: RequestRecord, record: PaymentRecord) -> bool:
+        """Leave the message, which names no amount, after the tone, and once for all attempts of a call.
+
+        The wait is here, not in the dialplan, so that what has been closed meanwhile is not said.
+        """
+        try:
+            if await self._book.message_left(request.id):
+                return False
+        except StoreError as error:
+            log.warning("payment.unread", payment=record.id, error=str(error))
+            return False
+        message = talk.sayings[_VOICEMAIL]
+        with suppress(CallEnded):
+            await talk.session.extend(GREETING_LIMIT + FROZEN_MARGIN)
+            if await talk.session.hear_out(GREETING_LIMIT) and await self._still_open(record):
+                await talk.session.extend(_time_to_say(message))
+                await talk.session.play(message)
+                return True
+        return False
 
     async def _ask(self, talk: _Talk, record: PaymentRecord) -> Outcome:
         unanswered = repeats = 0
         while unanswered < ASKINGS:
-            if not await self._still_open(record):
+            asked = bool(talk.keys or unanswered)
+            # Before the first asking the row has just been read.
+            if not (await self._still_open(record) if asked else self._book.is_open(record)):
                 return await self._end(talk, record, EXPIRED)
-            if talk.keys or unanswered:
+            if asked:
                 await talk.session.extend(_time_to_ask(talk.question))
             gathered = await talk.session.gather(talk.question, max_digits=1, timeout=KEY_WAIT, terminator="")
             talk.keys += gathered.digits
@@ -231,22 +258,17 @@ class PaymentFlow:
 
     async def _decide(self, record: PaymentRecord, decision: Decision) -> PaymentRecord | None:
         """Decide, with some patience for the store; None where it cannot be written in time."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + STORE_PATIENCE
-        while True:
-            try:
-                return await self._book.decide(record.id, decision)
-            except (StoreError, Overloaded) as error:
-                log.error("payment.not_decided", payment=record.id, error=str(error))
-            if loop.time() + STORE_PAUSE > deadline:
-                return None
-            await asyncio.sleep(STORE_PAUSE)
+        try:
+            return await _patiently(lambda: self._book.decide(record.id, decision))
+        except StoreError as error:
+            log.error("payment.not_decided", payment=record.id, error=str(error))
+            return None
 
     async def _still_open(self, record: PaymentRecord) -> bool:
         """Look at the row before the next word; a store that can't be read is asked at the key press."""
         try:
             found = await self._book.read(record.client, record.id)
-        except (StoreError, Overloaded) as error:
+        except StoreError as error:
             log.warning("payment.unread", payment=record.id, error=str(error))
             found = record
         return found is not None and self._book.is_open(found)
@@ -261,9 +283,7 @@ class PaymentFlow:
             return
         match outcome.status:
             case CallStatus.EXPIRED:
-                decision = Decision(PaymentStatus.EXPIRED, DecidedBy.DEADLINE)
-            case CallStatus.CANCELED:
-                decision = Decision(PaymentStatus.CANCELED, DecidedBy.CLIENT)
+                decision = EXPIRED
             case _:
                 decision = Decision(PaymentStatus.FAILED, DecidedBy.CALL, outcome.reason, outcome.keys)
         await self._book.decide_within(work, request.flow_ref, decision)
@@ -281,9 +301,22 @@ class PaymentFlow:
         sayings = (*endings.values(), _NO_INPUT)
         if self._agent is not None:
             sayings += (_TRANSFER,)
-        if request.variables.get(MACHINE_VARIABLE) == "leave_message":
+        if request.variables.get(MACHINE_VARIABLE) == LEAVE_MESSAGE:
             sayings += (_VOICEMAIL,)
         return sayings
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask the store, for `STORE_PATIENCE` where it fails; raises what it failed with in the end."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + STORE_PATIENCE
+    while True:
+        try:
+            return await ask()
+        except StoreError:
+            if loop.time() + STORE_PAUSE > deadline:
+                raise
+        await asyncio.sleep(STORE_PAUSE)
 
 
 def reference_of(order_id: str) -> str:

@@ -22,6 +22,7 @@ from telephony.errors import (
     InputError,
     NotFound,
     RateLimited,
+    StoreError,
 )
 from telephony.model.call import FINAL_CALL_STATUSES, CallClass, CallStatus, VerificationStatus
 from telephony.model.client import Client
@@ -42,6 +43,7 @@ from telephony.services.contract import (
     VerificationView,
 )
 from telephony.services.notices import Notices
+from telephony.services.talk import FROZEN_MARGIN, LEAD_IN, MAX_REPEATS, TAIL
 from telephony.store import Store, UnitOfWork
 from telephony.store.records import (
     CheckFailureRecord,
@@ -54,23 +56,11 @@ log = structlog.get_logger(__name__)
 
 FLOW_NAME: Final = "verification"
 PAUSE_BEFORE_REPEAT: Final = 2.0
-LEAD_IN: Final = 0.3
-"""Silence before the first word: the first packets of a fresh RTP stream are often lost."""
-
-TAIL: Final = 0.1
-"""Silence after the last word: a PBX may drop the last 20 ms of a file."""
-
-MAX_REPEATS: Final = 3
-"""How often `*` says everything again."""
-
 STAR_WAIT: Final = 4.0
 """Seconds that the end of the prompt waits for a `*`."""
 
 KEYPRESS_ASKINGS: Final = 3
 KEYPRESS_WAIT: Final = 5.0
-FROZEN_MARGIN: Final = 10.0
-"""Seconds of silence at most that a controller which froze in mid-call leaves somebody in."""
-
 CODE_LENGTHS: Final = range(4, 11)
 
 
@@ -149,7 +139,7 @@ class VerificationFlow:
                 return Outcome(CallStatus.COMPLETED, "no_keypress")
             keys += pressed
         for turn in range(MAX_REPEATS + 1):
-            ending = self._not_to_be_spoken(await self._record(request))
+            ending = await self._look_again(request)
             if ending is not None:
                 return Outcome(CallStatus.COMPLETED, ending.reason, keys)
             if turn or keys:
@@ -194,6 +184,16 @@ class VerificationFlow:
             return None
         async with self._store.reading() as work:
             return await work.verifications.get_for_client(request.client, request.flow_ref)
+
+    async def _look_again(self, request: RequestRecord) -> Outcome | None:
+        """Look at the row before the next word; where it can't be read, the deadline we know decides."""
+        try:
+            return self._not_to_be_spoken(await self._record(request))
+        except StoreError as error:
+            log.warning("verification.unread", call=request.id, error=str(error))
+        if request.expires_at is not None and self._clock() >= request.expires_at:
+            return Outcome(CallStatus.EXPIRED, "expired")
+        return None
 
     def _not_to_be_spoken(self, record: VerificationRecord | None) -> Outcome | None:
         """An expired code is never spoken, nor one that was approved or cancelled meanwhile."""
@@ -396,9 +396,11 @@ class Verifications:
     async def dry_run(self, client: Client, new: NewVerification) -> Verdict:
         """Make every check and choose the route; dial nothing and keep nothing."""
         number, locale, route = self._admit(client, new)
+        now = self._clock()
         async with self._store.reading() as work:
-            await self._check_budgets(work, number.e164, self._clock())
-        return Verdict(number.e164, locale, route.trunk.name, route.reason)
+            await self._check_budgets(work, number.e164, now)
+        waits_until = self._engine.waits_until(CallClass.OTP, number, now)
+        return Verdict(number.e164, locale, route.trunk.name, route.reason, waits_until)
 
     async def wait_changed(
         self, client: Client, verification_id: str, timeout: float, seen: CallStatus | None = None
@@ -431,8 +433,9 @@ class Verifications:
         since = now - round(self._rules.failures_window * 1000)
         if await work.check_failures.count(number, since) >= self._rules.failures_per_number:
             raise RateLimited("too many wrong codes for this number", retry_after=self._rules.failures_window)
-        if await work.requests.count_active_for_number(number):
-            raise RateLimited("a call to this number is under way", retry_after=30)
+        # A payment or a survey that waits for this number keeps no code from it.
+        if await work.requests.count_active_for_number(number, CallClass.OTP):
+            raise RateLimited("a call with a code to this number is under way", retry_after=30)
 
     def _request(
         self,

@@ -39,6 +39,11 @@ REQUIRED_PHRASES: Final[Mapping[str, frozenset[str]]] = {
     "payment.no_input": frozenset(),
     "payment.transfer": frozenset(),
     "payment.voicemail": frozenset({"brand"}),
+    "announcement.acknowledge": frozenset({"key"}),
+    "announcement.acknowledged": frozenset(),
+    "announcement.repeat_hint": frozenset(),
+    "ivr.invalid": frozenset(),
+    "ivr.unavailable": frozenset(),
 }
 """Every phrase that the flows say, with its placeholders."""
 

@@ -10,6 +10,7 @@ from telephony.store.repositories.endpoints import DisabledEndpoints
 from telephony.store.repositories.idempotency import Idempotency
 from telephony.store.repositories.notes import Events, Outbox
 from telephony.store.repositories.payments import Payments
+from telephony.store.repositories.pokes import Pokes
 from telephony.store.repositories.requests import Requests
 from telephony.store.repositories.verifications import CheckFailures, Verifications
 from telephony.store.session import Session
@@ -26,6 +27,7 @@ class UnitOfWork:
         "idempotency",
         "outbox",
         "payments",
+        "pokes",
         "requests",
         "verifications",
     )
@@ -40,3 +42,4 @@ class UnitOfWork:
         self.events = Events(session)
         self.outbox = Outbox(session)
         self.disabled_endpoints = DisabledEndpoints(session)
+        self.pokes = Pokes(session)

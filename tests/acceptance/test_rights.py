@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from telephony.errors import PbxRejected
-from telephony.lab import Lab, busy
+from telephony.lab import Lab, reject
 from telephony.net.ami import AmiClient, AmiConfig
 from telephony.wire.ami import Message
 
@@ -17,7 +17,8 @@ NUMBER = "+8613800000001"
 
 
 async def test_events_are_filtered_at_the_pbx_and_rights_are_few(lab: Lab) -> None:
-    lab.carrier.subscribe(NUMBER, busy())
+    # It rings first: `DialState` comes for early media only.
+    lab.carrier.subscribe(NUMBER, reject(486, ring=True))
     state = lab.state
     client = AmiClient(AmiConfig(state.pbx_address, state.ami_port, state.ami_user, state.ami_secret))
     await client.start()

@@ -209,7 +209,7 @@ async def test_an_owed_reply_that_came_meanwhile_is_dropped() -> None:
     [
         b"HANGUP\n200 result=0\n",
         b"200 result=-1 endpos=80\nHANGUP\nHANGUP\n",
-        b"200 result=1 (fine)\nHANGUP\n",
+        b"520 Invalid command syntax.  Proper usage not available.\nHANGUP\n",
         b"511 Command Not Permitted on a dead channel or intercept routine\n",
         b"HANGUP\n",
     ],
@@ -223,6 +223,19 @@ async def test_hangup_with_the_reply_ends_the_call(data: bytes) -> None:
             await task
         assert caught.value.hung_up
         assert channel.hung_up
+
+
+async def test_a_key_that_came_before_the_hangup_counts() -> None:
+    """Both lie in the socket when we come to read: the key was pressed all the same."""
+    async with session() as (_, asterisk, channel):
+        task = asyncio.create_task(channel.command("STREAM", "FILE", "x", "1", timeout=LONG))
+        await asterisk.command()
+        asterisk.say(b"200 result=49 endpos=80\nHANGUP\n")
+        await asterisk.leave()
+        assert (await task).result == "49"
+        with pytest.raises(CallEnded) as caught:
+            await channel.command("NOOP", timeout=LONG)
+        assert caught.value.hung_up
 
 
 async def test_hangup_while_no_command_runs() -> None:

@@ -25,6 +25,19 @@ from telephony.api.keys import hash_key
 SECONDS = 30.0
 KEY = "tk_a-key-of-the-tests"
 VERIFICATION, CALL = "vrf_01", "call_01"
+WEBHOOK = {
+    "id": "msg_01",
+    "resource": CALL,
+    "sequence": 1,
+    "type": "call.completed",
+    "status": "dead",
+    "created_at": "2026-01-05T10:00:00.000Z",
+    "due_at": None,
+    "tries": 10,
+    "delivered_at": None,
+    "dead_at": "2026-01-08T10:00:00.000Z",
+    "last_error": "answered 500",
+}
 
 
 def moment(seconds: float = 0.0) -> str:
@@ -48,6 +61,8 @@ class Controller:
     text: str | None = None
     asked: list[tuple[str, str, Any, str]] = field(default_factory=list)
     checks_left: int = 3
+    looks: list[dict[str, Any]] = field(default_factory=list)
+    status_after_cancel: str = "canceled"
 
     async def answer(self, request: web.Request) -> web.Response:
         body = await request.json() if request.can_read_body else None
@@ -64,8 +79,20 @@ class Controller:
             return web.json_response(
                 {"id": VERIFICATION, "status": state, "valid": valid, "checks_left": self.checks_left}
             )
+        if request.path == "/v1/webhook-deliveries":
+            return web.json_response({"items": [WEBHOOK], "next_cursor": "older_1"})
+        if request.path.startswith("/v1/webhook-deliveries/"):
+            return web.json_response({**WEBHOOK, "status": "pending"})
+        if request.path_qs == "/v1/calls?dry_run=true":
+            verdict = {"to": "+8613800000001", "locale": "zh-CN", "trunk": "carrier"}
+            verdict |= {"trunk_reason": "carrier serves every prefix", "due_at": moment(3600)}
+            return web.json_response(verdict)
+        if request.method == "POST" and request.path == "/v1/calls":
+            return web.json_response(self.call() | {"expires_at": moment(600)}, status=201)
         if request.path == "/v1/calls":
             return web.json_response({"items": [self.call()], "next_cursor": "older_1"})
+        if request.path.endswith("/cancel"):
+            return web.json_response(self.call() | {"status": self.status_after_cancel})
         if request.path.startswith("/v1/calls/"):
             return web.json_response(self.call())
         made = {"id": VERIFICATION, "to": "+8613800000001", "locale": "zh-CN", "call_id": CALL}
@@ -73,7 +100,11 @@ class Controller:
         return web.json_response(made, status=201)
 
     def call(self) -> dict[str, Any]:
+        """The newest call; `looks` are its earlier states, told first."""
+        if self.looks:
+            return self.looks.pop(0)
         answered = self.status == "completed"
+        ended_at = moment(9)
         attempt = {
             "number": 1,
             "trunk": "carrier",
@@ -81,20 +112,26 @@ class Controller:
             "dialed_at": moment(0.1),
             "ringing_at": moment(0.2),
             "answered_at": moment(0.9) if answered else None,
-            "ended_at": moment(9),
+            "ended_at": ended_at,
             "sip": 200 if answered else 486,
             "q850": 16 if answered else 17,
             "cause": "normal" if answered else "busy",
             "end_reason": "heard" if answered else None,
+            "keys": "1" if answered else None,
         }
         return {
             "id": CALL,
             "to": "+8613800000001",
-            "flow": "verification",
+            "from": None,
+            "flow": "announcement",
+            "class": "transaction",
+            "locale": "zh-CN",
+            "variables": {"text": "Hello"},
             "status": self.status,
             "created_at": moment(),
             "updated_at": moment(9),
-            "ended_at": moment(9),
+            "due_at": None,
+            "ended_at": ended_at,
             "failure_reason": None if answered else "busy",
             "out_id": None,
             "attempts": [attempt],
@@ -281,6 +318,18 @@ async def test_something_else_listens(controller: Controller, text: str) -> None
         (["calls", "--url", "ftp://x"], KEY),
         (["calls", "--status", "gone"], KEY),
         (["calls", CALL, "--status", "busy"], KEY),
+        (["calls", CALL, CALL], KEY),
+        (["calls", "cancel"], KEY),
+        (["calls", "cancel", CALL, CALL], KEY),
+        (["call", "+861"], KEY),
+        (["call", "+861", "--flow", "announcement", "--var", "text"], KEY),
+        (["call", "+861", "--flow", "announcement", "--var", "=text"], KEY),
+        (["call", "+861", "--flow", "announcement", "--var", "play_times:=two"], KEY),
+        (["call", "+861", "--flow", "announcement", "--var", "a=1", "--var", "a=2"], KEY),
+        (["call", "+861", "--flow", "announcement", "--class", "fax"], KEY),
+        (["webhooks", "--status", "lost"], KEY),
+        (["webhooks", "--json", "resend", "msg_01"], KEY),
+        (["webhooks", "resend"], KEY),
         (["calls", "--limit", "0"], KEY),
         (["verify"], KEY),
         (["verify", "+861", "--code-length", "3"], KEY),
@@ -313,14 +362,112 @@ async def test_calls_are_listed(controller: Controller) -> None:
 
 async def test_a_call_is_shown_with_its_attempts(controller: Controller) -> None:
     ended = await run("calls", CALL, url=controller.url)
-    for word in (CALL, "completed", "carrier", "heard", "200"):
+    for word in (CALL, "completed", "carrier", "heard", "200", '{"text": "Hello"}', "transaction"):
         assert word in ended.out
     assert json.loads((await run("calls", CALL, "--json", url=controller.url)).out)["id"] == CALL
 
 
 async def test_an_id_cannot_lead_elsewhere(controller: Controller) -> None:
     await run("calls", "../../metrics?x", url=controller.url)
-    assert controller.asked[0][1] == "/v1/calls/..%2F..%2Fmetrics%3Fx"
+    await run("calls", "cancel", "../x", url=controller.url)
+    await run("webhooks", "resend", "../x", url=controller.url)
+    assert [one[1] for one in controller.asked] == [
+        "/v1/calls/..%2F..%2Fmetrics%3Fx",
+        "/v1/calls/..%2Fx/cancel",
+        "/v1/webhook-deliveries/..%2Fx/resend",
+    ]
+
+
+async def test_a_call_is_canceled(controller: Controller) -> None:
+    ended = await run("calls", "cancel", CALL, url=controller.url)
+    assert (ended.code, ended.out) == (0, f"{CALL} is canceled\n")
+    assert controller.asked[0][:2] == ("POST", f"/v1/calls/{CALL}/cancel")
+    controller.status_after_cancel = "answered"
+    ended = await run("calls", "cancel", CALL, url=controller.url)
+    assert "ends at its next step" in ended.out
+    shown = json.loads((await run("calls", "cancel", CALL, "--json", url=controller.url)).out)
+    assert shown["status"] == "answered"
+
+
+# ---- call
+
+
+async def test_a_flow_is_called_and_each_step_told(controller: Controller) -> None:
+    words = ["--var", "text=Hello = you", "--var", "play_times:=1", "--class", "survey", "--ttl", "60"]
+    words += ["--locale", "zh-CN", "--from", "+861088880000", "--attempts", "2"]
+    ended = await run("call", "+8613800000001", "--flow", "announcement", *words, url=controller.url)
+    assert ended.code == 0, ended.err
+    assert ended.out == ""
+    assert f"{CALL} to +8613800000001: announcement in zh-CN" in ended.err
+    for word in ("queued", "dialing", "carrier serves every prefix", "ringing", "answered", "completed"):
+        assert word in ended.err
+    assert controller.asked[0][:3] == (
+        "POST",
+        "/v1/calls",
+        {
+            "to": "+8613800000001",
+            "flow": "announcement",
+            "variables": {"text": "Hello = you", "play_times": 1},
+            "class": "survey",
+            "ttl": 60,
+            "locale": "zh-CN",
+            "from": "+861088880000",
+            "retry": {"attempts": 2},
+        },
+    )
+
+
+async def test_a_call_that_fails_has_its_exit_code_and_json(controller: Controller) -> None:
+    controller.status = "busy"
+    ended = await run("call", "+8613800000001", "--flow", "announcement", "--json", url=controller.url)
+    assert ended.code == 1
+    assert (json.loads(ended.out)["id"], json.loads(ended.out)["status"]) == (CALL, "busy")
+    assert "busy (SIP 486, Q.850 17)" in ended.err
+    assert controller.asked[0][2] == {"to": "+8613800000001", "flow": "announcement", "variables": {}}
+
+
+async def test_what_a_call_waits_for_is_told_once(controller: Controller) -> None:
+    controller.status = "busy"
+    over = controller.call()
+    first = {**over["attempts"][0], "ended_at": moment(3)}
+    queued = {**over, "status": "queued", "ended_at": None, "due_at": moment(3600), "attempts": []}
+    again = {**queued, "due_at": moment(7200), "attempts": [first]}
+    canceled = {**over, "status": "canceled", "ended_at": moment(8), "attempts": [first]}
+    controller.looks = [queued | {"expires_at": moment(600)}, queued, again, again, canceled]
+    ended = await run("call", "+8613800000001", "--flow", "announcement", url=controller.url)
+    assert ended.code == 1
+    steps = [line.split()[2:] for line in ended.err.splitlines()[1:]]
+    assert [words[0] for words in steps] == ["queued", "dialing", "ringing", "again", "canceled"]
+    assert steps[0][1:3] == ["waits", "until"]
+    assert steps[3][1:4] == ["busy", "waits", "until"]
+
+
+async def test_a_dry_run_rings_nobody(controller: Controller) -> None:
+    words = ["call", "+8613800000001", "--flow", "announcement", "--dry-run"]
+    ended = await run(*words, url=controller.url)
+    assert (ended.code, ended.err) == (0, "")
+    assert "+8613800000001 in zh-CN: carrier serves every prefix waits until" in ended.out
+    assert [one[:2] for one in controller.asked] == [("POST", "/v1/calls?dry_run=true")]
+    assert json.loads((await run(*words, "--json", url=controller.url)).out)["trunk"] == "carrier"
+
+
+# ---- webhooks
+
+
+async def test_webhooks_are_listed_and_sent_again(controller: Controller) -> None:
+    ended = await run("webhooks", "--status", "dead", url=controller.url)
+    assert ended.code == 0
+    for word in ("msg_01", "call.completed", CALL, "dead", "answered 500"):
+        assert word in ended.out
+    assert "--cursor older_1" in ended.err
+    assert controller.asked[0][1] == "/v1/webhook-deliveries?limit=20&status=dead"
+    page = json.loads((await run("webhooks", "--json", url=controller.url)).out)
+    assert page["items"] == [WEBHOOK]
+    ended = await run("webhooks", "resend", "msg_01", url=controller.url)
+    assert (ended.code, ended.out) == (0, "msg_01 (call.completed) is sent again\n")
+    assert controller.asked[-1][:2] == ("POST", "/v1/webhook-deliveries/msg_01/resend")
+    shown = json.loads((await run("webhooks", "resend", "msg_01", "--json", url=controller.url)).out)
+    assert shown["status"] == "pending"
 
 
 async def test_a_key_fits_its_hash() -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
 from telephony.api.problems import KINDS
+from telephony.calls.policy import NO_INPUT, policy_for
+from telephony.model.call import CallClass
+from telephony.model.hangup import Cause
 from telephony.settings import Settings, check_settings
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -49,14 +53,26 @@ def test_the_example_loads() -> None:
 
 
 def test_the_example_has_every_key() -> None:
-    told = re.findall(r"^\W*([a-z_]+) =|^\[+(?:[a-z]+\.)?([a-z]+)\]|(\w+) = \d+[,}]", example(), re.MULTILINE)
-    assert keys_of(Settings) <= {word for words in told for word in words}
+    told = re.findall(r"^\W*([a-z_]+) =|^\[+([a-z_.]+)\]|(\w+) = \d+[,}]", example(), re.MULTILINE)
+    assert keys_of(Settings) <= {part for words in told for word in words for part in word.split(".")}
 
 
-@pytest.mark.parametrize("section", ["server", "store", "verification", "payments", "fastagi", "log"])
+@pytest.mark.parametrize(
+    "section",
+    ["server", "store", "verification", "payments", "calls", "calling_hours", "fastagi", "ivr", "log"],
+)
 def test_the_defaults_of_the_example_are_the_defaults(section: str) -> None:
     said = getattr(check_settings(tomllib.loads(example())), section).model_dump(exclude={"node"})
     assert said == getattr(least(), section).model_dump(exclude={"node"})
+
+
+def test_the_retry_of_the_example_is_the_default() -> None:
+    said = check_settings(tomllib.loads(example())).retry_rules()[CallClass.TRANSACTION]
+    told, plain = policy_for(CallClass.TRANSACTION, said), policy_for(CallClass.TRANSACTION, {})
+    assert replace(told, on=None) == plain
+    for cause in [*Cause, NO_INPUT]:
+        for rang in (False, True):
+            assert told.step(cause, rang=rang) is plain.step(cause, rang=rang), cause
 
 
 def test_every_problem_is_told_with_its_status() -> None:

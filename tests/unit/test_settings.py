@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import stat
 import threading
+from datetime import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from telephony.calls.quiet import Window
 from telephony.errors import ConfigError
+from telephony.model.call import CallClass
 from telephony.settings import ConfigErrors, Settings, check_settings, find_config, load_settings
 
 HASH = "sha256:" + "0f" * 32
@@ -91,6 +94,7 @@ def test_clients_as_the_rooms_below_know_them() -> None:
             "key_hash": OTHER_HASH,
             "brand": "Bank",
             "caller_number": "+861088880000",
+            "caller_numbers": ["+861088880001"],
             "default_locale": "zh-CN",
             "locales": ["zh-CN"],
             "default_region": "US",
@@ -104,6 +108,26 @@ def test_clients_as_the_rooms_below_know_them() -> None:
         ("+1212",),
     )
     assert (bank.default_region, bank.locales) == ("US", ("zh-CN",))
+    assert (shop.caller_numbers, bank.caller_numbers) == ((), ("+861088880001",))
+
+
+def test_hours_and_retries_as_the_rooms_below_know_them() -> None:
+    values = smallest() | {
+        "calling_hours": {"transaction": ["09:00-12:00", "14:00-24:00"], "survey": ["00:00-24:00"]},
+        "retry": {"survey": {"attempts": 2, "on": ["busy"]}, "callback": {"pause": 30}},
+    }
+    settings = check_settings(values)
+    assert settings.windows() == {
+        CallClass.OTP: (),
+        CallClass.TRANSACTION: (Window(time(9), time(12)), Window(time(14), time(0))),
+        CallClass.CALLBACK: (),
+        CallClass.SURVEY: (Window(time(0), time(0)),),
+    }
+    assert settings.retry_rules() == {
+        CallClass.SURVEY: {"attempts": 2, "on": ["busy"]},
+        CallClass.CALLBACK: {"pause": 30.0},
+    }
+    assert check_settings(smallest()).retry_rules() == {}
 
 
 # ---- the environment
@@ -117,6 +141,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         TELEPHONY_VERIFICATION__REQUIRE_KEYPRESS="true",
         TELEPHONY_NUMBERS__ALLOWED_PREFIXES='["+86138"]',
         TELEPHONY_VERIFICATION__CALLS_PER_NUMBER="[{count = 1, seconds = 60}]",
+        TELEPHONY_CALLING_HOURS__SURVEY='["09:00-12:00"]',
+        TELEPHONY_RETRY__SURVEY__ATTEMPTS="4",
         TELEPHONY_LOG__LEVEL="debug",
         TELEPHONY_SPEECH__CACHE_DIR="/srv/speech",
     )
@@ -124,6 +150,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     assert settings.verification.require_keypress is True
     assert settings.numbers.allowed_prefixes == ("+86138",)
     assert settings.verification.calls_per_number[0].seconds == 60
+    assert settings.windows()[CallClass.SURVEY] == (Window(time(9), time(12)),)
+    assert settings.retry_rules() == {CallClass.SURVEY: {"attempts": 4}}
     assert settings.log.level == "debug"
     assert settings.speech.cache_dir == Path("/srv/speech")
 
@@ -238,6 +266,10 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, text: str | None, problem: s
         ("fastagi.allowed_peers", ["10.0.0.0/33"], "fastagi.allowed_peers[0]", "10.0.0.0/24"),
         ("fastagi.allowed_peers", ["10.0.0.1/24"], "fastagi.allowed_peers[0]", "host bits"),
         ("fastagi.allowed_peers", [], "fastagi.allowed_peers", "Write at least one"),
+        ("fastagi.advertise", "10.0.0.5", "fastagi.advertise", "such as 10.0.0.5:4573"),
+        ("fastagi.advertise", "::1:4573", "fastagi.advertise", "host:port"),
+        ("fastagi.advertise", "pbx:4573,x=1", "fastagi.advertise", "host:port"),
+        ("store.lease_seconds", 10, "store.lease_seconds", "greater than or equal to 15"),
         ("trunks", [], "trunks", "[[trunks]]"),
         ("trunks.0.endpoint", "PJSIP/carrier", "trunks[0].endpoint", "without PJSIP/"),
         ("trunks.0.prefixes", ["86"], "trunks[0].prefixes[0]", "+86138"),
@@ -260,6 +292,35 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, text: str | None, problem: s
             "verification.calls_per_number[0].count",
             "out of range",
         ),
+        ("calls.ttl", 29, "calls.ttl", "greater than or equal to 30"),
+        ("calls.max_calls", 0, "calls.max_calls", "greater than or equal to 1"),
+        ("calls.max_calls", 1001, "calls.max_calls", "fastagi.max_connections"),
+        ("calls.otp_share", 1, "calls.otp_share", "less than or equal to 0.9"),
+        ("calls.max_cals", 1, "calls.max_cals", "Did you mean max_calls?"),
+        ("calling_hours.transaction", "09:00-12:00", "calling_hours.transaction", "square brackets"),
+        (
+            "calling_hours.transaction",
+            ["9-12"],
+            "calling_hours.transaction[0]",
+            "Write them like 09:00-12:00",
+        ),
+        ("calling_hours.survey", ["09:00-25:00"], "calling_hours.survey[0]", "from 00:00 to 24:00"),
+        ("calling_hours.survey", ["24:00-09:00"], "calling_hours.survey[0]", "from 00:00 to 24:00"),
+        ("calling_hours.survey", ["09:00-09:00"], "calling_hours.survey[0]", "ends before it begins"),
+        (
+            "calling_hours.survey",
+            ["09:00-12:00", "21:00-09:00"],
+            "calling_hours.survey[1]",
+            'two: "21:00-24:00", "00:00-09:00"',
+        ),
+        ("calling_hours.sales", [], "calling_hours.sales", "Known here: otp, transaction"),
+        ("retry.survey.attempts", 11, "retry.survey.attempts", "less than or equal to 10"),
+        ("retry.survey.pause", 0, "retry.survey.pause", "greater than or equal to 1"),
+        ("retry.survey.on", ["declined"], "retry.survey.on", "Known: busy"),
+        ("retry.survey.wait", 1, "retry.survey.wait", "Known here: attempts, pause"),
+        ("retry.sales", {}, "retry.sales", "Known here: otp"),
+        ("clients.0.caller_numbers", [""], "clients[0].caller_numbers[0]", "at least 1"),
+        ("clients.0.caller_numbers", ["Acme"], "clients[0].caller_numbers[0]", "write digits"),
         ("numbers", {}, "numbers", "allowed_regions"),
         ("numbers.allowed_regions", ["China"], "numbers.allowed_regions[0]", "two capital letters"),
         ("numbers.allowed_regions", ["XX"], "numbers.allowed_regions[0]", "ISO 3166-1"),

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from telephony.api import create_app
 from telephony.api.keys import KeyRing, hash_key
 from telephony.errors import IdempotencyMismatch, NotFound
-from telephony.model.call import CallStatus, PaymentStatus, VerificationStatus
+from telephony.model.call import CallClass, CallStatus, PaymentStatus, VerificationStatus
 from telephony.model.client import Client
 from telephony.model.delivery import DeliveryStatus
 from telephony.services.contract import (
@@ -23,6 +23,7 @@ from telephony.services.contract import (
     CallView,
     CheckOutcome,
     DeliveryView,
+    NewCall,
     NewPayment,
     NewVerification,
     Once,
@@ -114,13 +115,20 @@ ATTEMPT = AttemptView(
 CALL = CallView(
     id="call_1",
     to="+8613800000000",
-    flow="verification",
+    from_number="+861088880000",
+    flow="announcement",
+    call_class=CallClass.SURVEY,
+    locale="zh-CN",
+    variables={"text": "Hello", "play_times": 2},
+    machine_detection="off",
     status=CallStatus.BUSY,
     created_at=AT,
     updated_at=AT,
+    due_at=None,
     ended_at=AT + 5,
     expires_at=AT + 600_000,
     failure_reason="busy",
+    metadata={"shop": 7},
     out_id=None,
     attempts=(ATTEMPT,),
 )
@@ -213,11 +221,26 @@ class FakeCalls:
 
     error: BaseException | None = None
     asked: list[tuple[str, Any]] = field(default_factory=list)
+    stored: dict[tuple[str, str], StoredReply] = field(default_factory=dict)
 
     async def _enter(self, name: str, asked: Any) -> None:
         self.asked.append((name, asked))
         if self.error is not None:
             raise self.error
+
+    async def create(
+        self, client: Client, new: NewCall, once: Once[CallView] | None
+    ) -> CallView | StoredReply:
+        await self._enter("create", new)
+        if once is not None:
+            if (client.name, once.key) in self.stored:
+                return self.stored[client.name, once.key]
+            self.stored[client.name, once.key] = once.render(CALL)
+        return CALL
+
+    async def dry_run(self, client: Client, new: NewCall) -> Verdict:
+        await self._enter("dry_run", new)
+        return Verdict(new.to, "en", "main", "serves every number", AT)
 
     async def get(self, client: Client, call_id: str) -> CallView:
         await self._enter("get", call_id)

@@ -32,6 +32,7 @@ SCHEMAS = openapi()["components"]["schemas"]
 FIELDS = [
     *SCHEMAS["VerificationRequest"]["properties"],
     *SCHEMAS["PaymentRequest"]["properties"],
+    *SCHEMAS["CallRequest"]["properties"],
 ]
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40),
@@ -47,6 +48,7 @@ POSTS = [
     "/v1/payment-confirmations",
     "/v1/payment-confirmations/{id}/cancel",
     "/v1/webhook-deliveries/{id}/resend",
+    "/v1/calls",
     "/v1/calls/{id}/cancel",
 ]
 

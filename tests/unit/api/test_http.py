@@ -105,6 +105,7 @@ async def test_a_dry_run_makes_nothing(http: HttpClient, verifications: FakeVeri
         "locale": "en",
         "trunk": "main",
         "trunk_reason": "serves every number",
+        "due_at": None,
     }
     assert [name for name, _ in verifications.asked] == ["dry_run"]
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from datetime import time as time_of_day
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,28 @@ async def test_codes_pass_payments_in_a_full_queue(tmp_path: Path) -> None:
     await pbx.stop()
 
 
+async def test_one_free_place_is_given_once(tmp_path: Path) -> None:
+    """Where a code and a payment wait for the same place, the code has it."""
+    pbx = MemoryPbx()
+    order = [CallClass.TRANSACTION, CallClass.OTP, CallClass.TRANSACTION, CallClass.OTP]
+    async with rig_of(tmp_path, pbx, max_calls=2, otp_share=0.5) as rig:
+        calls = []
+        for place, call_class in enumerate(order):
+            # The first payment is over before the first code: its place could be anybody's.
+            rig.talk.seconds = 0.4 * (place + 1)
+            calls.append(await rig.place(to_number=f"+86138000300{place:02d}", call_class=call_class))
+            if place < 2:
+                await rig.until(calls[place], lambda one: one.status is CallStatus.ANSWERED)
+        most = 0
+        while rig.engine.live_calls:
+            most = max(most, rig.engine.live_calls)
+            await asyncio.sleep(0.005)
+        assert most == 2
+        for call in calls:
+            assert (await rig.ended(call)).status is CallStatus.COMPLETED
+    await pbx.stop()
+
+
 async def test_quiet_hours_wait_for_the_callees_morning(tmp_path: Path) -> None:
     pbx = MemoryPbx()
     local = datetime.now(UTC) + timedelta(hours=8)
@@ -249,6 +272,63 @@ async def test_quiet_hours_wait_for_the_callees_morning(tmp_path: Path) -> None:
         assert parked.status is CallStatus.QUEUED
         assert parked.due_at == round((opens - timedelta(hours=8)).timestamp() * 1000)
     await pbx.stop()
+
+
+async def test_what_is_over_before_the_hours_ends_on_time(tmp_path: Path) -> None:
+    pbx = MemoryPbx()
+    local = datetime.now(UTC) + timedelta(hours=8)
+    opens = (local + timedelta(hours=2)).replace(minute=0, second=0, microsecond=0)
+    window = Window(opens.time(), (opens + timedelta(hours=1)).time())
+    async with rig_of(tmp_path, pbx, windows=dict.fromkeys(CallClass, (window,))) as rig:
+        survey = await rig.place(call_class=CallClass.SURVEY, expires_at=now() + 700)
+        code = await rig.place(
+            to_number="+8613800000002",
+            call_class=CallClass.OTP,
+            dial_by=now() + 600,
+            expires_at=now() + 60_000,
+        )
+        assert (await rig.ended(survey, 3)).status is CallStatus.EXPIRED
+        assert (await rig.ended(code, 3)).failure_reason == "not_dialed_in_time"
+        assert pbx.orders == []
+    await pbx.stop()
+
+
+async def test_another_ring_waits_for_the_hours_too(tmp_path: Path) -> None:
+    pbx = MemoryPbx({NUMBER: refuses(Cause.BUSY)})
+    local = datetime.now(UTC) + timedelta(hours=8)
+    closes = local.replace(second=0, microsecond=0) + timedelta(minutes=2)
+    if closes.date() != local.date():
+        pytest.skip("the two minutes before midnight in China")
+    window = Window(time_of_day(0), closes.time())
+    hours = {CallClass.SURVEY: (window,)}
+    async with rig_of(
+        tmp_path, pbx, windows=hours, retry={CallClass.SURVEY: {"attempts": 3, "pause": 600}}
+    ) as rig:
+        call = await rig.place(call_class=CallClass.SURVEY, expires_at=now() + 172_800_000)
+        waiting = await rig.until(call, lambda one: one.status is CallStatus.QUEUED and one.due_at)
+        midnight = (closes + timedelta(days=1)).replace(hour=0, minute=0)
+        assert waiting.due_at == round((midnight - timedelta(hours=8)).timestamp() * 1000)
+    await pbx.stop()
+
+
+async def test_a_class_is_rung_as_often_as_its_configuration_says(tmp_path: Path) -> None:
+    pbx = MemoryPbx({NUMBER: refuses(Cause.BUSY)})
+    rule = {"attempts": 2, "pause": 1, "longest_pause": 1}
+    async with rig_of(tmp_path, pbx, retry={CallClass.SURVEY: rule}) as rig:
+        call = await rig.place(call_class=CallClass.SURVEY)
+        await rig.ended(call)
+        assert len(await rig.attempts(call)) == 2
+        call = await rig.place(call_class=CallClass.SURVEY, retry={"attempts": 1})
+        await rig.ended(call)
+        assert len(await rig.attempts(call)) == 1
+    await pbx.stop()
+
+
+async def test_a_full_trunk_is_passed_though_congestion_is_not_rung_again(rig: Rig) -> None:
+    rig.pbx.callees[NUMBER] = refuses(Cause.CONGESTION, ring_after=None)
+    call = await rig.place(retry=FAST | {"on": ["busy"]})
+    assert (await rig.ended(call)).status is CallStatus.FAILED
+    assert [one.trunk for one in await rig.attempts(call)] == ["a", "b"]
 
 
 async def left_behind(path: Path, phase: AttemptPhase, **attempt: Any) -> tuple[str, str]:

@@ -59,6 +59,21 @@ def test_a_request_says_how_often_and_on_what() -> None:
     assert policy.step(Cause.NO_ANSWER, rang=True) is Step.STOP
 
 
+def test_another_trunk_is_tried_whatever_is_rung_again() -> None:
+    policy = policy_for(CallClass.TRANSACTION, {"on": ["busy"]})
+    assert policy.step(Cause.CONGESTION, rang=False) is Step.NEXT_TRUNK
+    assert policy.step(Cause.CONGESTION, rang=True) is Step.STOP
+    assert policy_for(CallClass.TRANSACTION, {"on": []}).step(Cause.BUSY, rang=True) is Step.STOP
+
+
+def test_what_a_request_leaves_out_is_its_classes() -> None:
+    of_the_class = {"attempts": 5, "pause": 30, "on": ["busy"]}
+    policy = policy_for(CallClass.SURVEY, {"attempts": 2}, of_the_class)
+    assert (policy.rounds, policy.first_pause, policy.on) == (2, 30, frozenset({"busy"}))
+    assert policy_for(CallClass.SURVEY, {}, of_the_class).rounds == 5
+    assert policy_for(CallClass.SURVEY, {}).rounds == 1
+
+
 @pytest.mark.parametrize(
     ("retry", "field"),
     [
@@ -68,6 +83,8 @@ def test_a_request_says_how_often_and_on_what() -> None:
         ({"pause": 0}, "retry.pause"),
         ({"longest_pause": "x"}, "retry.longest_pause"),
         ({"on": ["declined"]}, "retry.on"),
+        ({"on": [[]]}, "retry.on"),
+        ({"on": "busy"}, "retry.on"),
         ({"often": 1}, "retry.often"),
     ],
 )

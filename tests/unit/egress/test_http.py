@@ -75,6 +75,56 @@ async def test_a_name_that_leads_to_our_own_networks(receiver: Receiver, address
     await caller.close()
 
 
+OURS_IN_DISGUISE = (
+    "0.0.0.0",
+    "0",
+    "0x0",
+    "127.1",
+    "127.0.1",
+    "127.0.0.1.",
+    "2130706433",
+    "0x7f000001",
+    "0x7f.1",
+    "017700000001",
+    "0177.0.0.1",
+    "127.0.0.01",
+    "%31%32%37.0.0.1",
+    "127%2e0.0.1",
+    "[::]",
+    "[::1]",
+    "[::127.0.0.1]",
+    "[::ffff:127.0.0.1]",
+    "[::ffff:7f00:1]",
+    "[::ffff:0:127.0.0.1]",
+    "[64:ff9b::127.0.0.1]",
+    "[2002:7f00:1::]",
+    "[0:0:0:0:0:ffff:127.0.0.1]",
+    "localhost",
+    "LocalHost.",
+    "①②⑦.0.0.1",
+    "127。0。0。1",
+    "user@127.0.0.1",
+    "example.com@127.0.0.1",
+    "example.com:80@127.0.0.1",
+    "example.com%40127.0.0.1",
+    "example.com\\@127.0.0.1",
+    "127.0.0.1\\@example.com",
+    "127.0.0.1%23@example.com",
+    "127.0.0.1%00.example.com",
+    "127.0.0.1 .example.com",
+)
+
+
+@pytest.mark.parametrize("host", OURS_IN_DISGUISE)
+async def test_no_way_of_writing_it_leads_to_ourselves(receiver: Receiver, host: str) -> None:
+    # The system's resolver takes more for an address than we do: whatever it is asked, it leads to us.
+    caller = HttpCaller(Guard(), lookup=Names(["127.0.0.1"]))
+    with pytest.raises(AddressRefused):
+        await caller.post_json(f"http://{host}:{receiver.port}/hook", b"{}", {}, 5)
+    assert receiver.got == []
+    await caller.close()
+
+
 async def test_localhost_by_the_systems_own_resolver(receiver: Receiver) -> None:
     caller = HttpCaller(Guard())
     for host in ("localhost", "0x7f000001"):

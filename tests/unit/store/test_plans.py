@@ -10,7 +10,7 @@ import pytest
 from makers import START, TO, a_webhook
 from sqlalchemy import event
 
-from telephony.model.call import CallStatus
+from telephony.model.call import CallClass, CallStatus
 from telephony.model.delivery import DeliveryStatus
 from telephony.store import Store, UnitOfWork
 from telephony.store.engines import PostgresEngine, SqliteEngine
@@ -70,7 +70,7 @@ _ASKED: dict[tuple[str, str], Callable[[UnitOfWork], Awaitable[Any]]] = {
     ("open_of_owner", "ix_request_lease"): lambda work: work.requests.open_of_owner("node-b"),
     ("of_flow", "ix_request_flow_ref (flow_ref=?)"): lambda work: work.requests.of_flow("ver_77"),
     ("active", "ix_request_number (to_number=? AND ended_at=?)"): lambda work: (
-        work.requests.count_active_for_number(TO)
+        work.requests.count_active_for_number(TO, CallClass.OTP)
     ),
     ("count_number", "ix_request_number (to_number=?)"): lambda work: work.requests.count_since(
         START, to_number=TO
@@ -96,6 +96,10 @@ _ASKED: dict[tuple[str, str], Callable[[UnitOfWork], Awaitable[Any]]] = {
     ("open_attempts", "ix_attempt_open"): lambda work: work.attempts.open_attempts(),
     ("dialed", "ix_attempt_dialed (to_number=? AND dialed_at>?)"): lambda work: (
         work.attempts.count_to_number_since(TO, START)
+    ),
+    ("attempt_times", "(id>? AND id<?)"): lambda work: work.attempts.times(START, START + ROWS),
+    ("attempt_times_of_trunk", "(id>? AND id<?)"): lambda work: work.attempts.times(
+        START, START + ROWS, trunk="main"
     ),
     ("expired_verifications", "ix_verification_open (expires_at<?)"): lambda work: (
         work.verifications.due_expired(START, 10)

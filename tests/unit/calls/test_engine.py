@@ -416,3 +416,41 @@ async def test_what_a_restarted_pbx_cannot_know_is_unknown_and_not_rung_again(tm
         assert (await rig.ended(call)).status is CallStatus.UNKNOWN
         assert pbx.orders == []
     await pbx.stop()
+
+
+async def test_what_falls_due_while_the_queue_is_looked_at_is_dialled_at_once(tmp_path: Path) -> None:
+    """Its moment comes after the look and before the sleep: nobody waits a second for it."""
+    ticks = itertools.count(now(), 100)
+    store = await Store.open(f"sqlite:///{tmp_path}/t.db", owner="one")
+    pbx = MemoryPbx()
+    await pbx.start()
+    engine = CallEngine(
+        store,
+        pbx,
+        Router([Trunk("a", "a")]),
+        {"talk": Talk()},
+        owner="one",
+        discard=lambda _media: None,
+        clock=lambda: next(ticks),
+    )
+    begun = next(ticks)
+    waiting = RequestRecord(
+        id=new_id("call"),
+        client="shop",
+        flow="talk",
+        to_number=NUMBER,
+        call_class=CallClass.TRANSACTION,
+        created_at=begun,
+        updated_at=begun,
+        # The start looks at the clock once, then the queue does, then its sleep is counted.
+        due_at=begun + 250,
+    )
+    async with store.transaction() as work:
+        await work.requests.add(waiting)
+    await engine.start()
+    async with asyncio.timeout(0.8):
+        while not pbx.orders:
+            await asyncio.sleep(0.01)
+    await engine.stop()
+    await pbx.stop()
+    await store.close()

@@ -11,6 +11,8 @@ from telephony.store.repositories.idempotency import Idempotency
 from telephony.store.repositories.notes import Events, Outbox
 from telephony.store.repositories.payments import Payments
 from telephony.store.repositories.requests import Requests
+from telephony.store.repositories.slots import Slots
+from telephony.store.repositories.trunks import Trunks
 from telephony.store.repositories.verifications import CheckFailures, Verifications
 from telephony.store.session import Session
 
@@ -27,6 +29,8 @@ class UnitOfWork:
         "outbox",
         "payments",
         "requests",
+        "slots",
+        "trunks",
         "verifications",
     )
 
@@ -40,3 +44,5 @@ class UnitOfWork:
         self.events = Events(session)
         self.outbox = Outbox(session)
         self.disabled_endpoints = DisabledEndpoints(session)
+        self.slots = Slots(session)
+        self.trunks = Trunks(session)

@@ -147,7 +147,7 @@ class SlotDesk:
     def _pause(self) -> float | None:
         """Seconds until the next look; None: until somebody comes."""
         if not self._line:
-            return None
+            return LOOK_SECONDS if self._left else None
         moments = [one.told.retry_at for one in self._line if one.told.retry_at is not None]
         soonest = (min(moments) - self._now()) / 1000 if moments else LOOK_SECONDS
         return min(LOOK_SECONDS, max(SHORTEST_PAUSE, soonest))
@@ -210,9 +210,11 @@ class SlotDesk:
     async def _take_back(self) -> None:
         """Give back what was granted to those who had gone by then."""
         while self._left:
+            left = list(self._left)
             async with self._store.transaction() as work:
-                await work.slots.release(self._left[-1])
-            self._left.pop()
+                await work.slots.release_all(left)
+            # More may have gone meanwhile, and stand behind these.
+            del self._left[: len(left)]
 
 
 def _tell(waiting: _Waiting, answer: Acquired) -> None:

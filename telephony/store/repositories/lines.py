@@ -25,16 +25,19 @@ MOST_LINES: Final = 10_000
 _BATCH: Final = 500
 """How many identifiers go into one statement; both engines bound its parameters."""
 
+HELD: Final = ("holder", "kind", "owner", "acquired_at", "lease_until")
+"""The columns of a slot that go with whoever holds it."""
+
 _c: Final = slot.c
 _EXTRAS_OF: Final = (
-    select(_c.id)
+    select(slot)
     .where(_c.trunk == bindparam("of"), _c.number.is_(None))
     .order_by(_c.acquired_at, _c.id)
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
 )
 _FREE_OF: Final = (
-    select(_c.id, _c.number)
+    select(_c.id)
     .where(_c.trunk == bindparam("of"), _c.holder.is_(None))
     .order_by(_c.number)
     .limit(bindparam("most"))
@@ -70,10 +73,13 @@ async def set_limit(session: Session, name: str, column: str, channels: int | No
 
 
 async def resize(session: Session, name: str, lines: int | None) -> None:
-    """Make as many numbered rows as there are lines: free ones go first, calls beside them come in first."""
-    statement = select(_c.id, _c.number, _c.holder).where(_c.trunk == name).order_by(_c.id)
-    rows = (await session.run(statement.with_for_update())).all()
-    numbered = sorted((row for row in rows if row.number is not None), key=lambda row: -row.number)
+    """Make as many numbered rows as there are lines: free ones go first, calls beside them come in first.
+
+    Nobody else makes or unmakes numbered rows, so those that are seen here are all there are.
+    """
+    statement = select(_c.id, _c.number, _c.holder).where(_c.trunk == name, _c.number.is_not(None))
+    rows = (await session.run(statement.order_by(_c.id).with_for_update())).all()
+    numbered = sorted(rows, key=lambda row: -row.number)
     surplus = len(numbered) if lines is None else max(0, len(numbered) - lines)
     free = [row.id for row in numbered if row.holder is None][:surplus]
     held = [row.id for row in numbered if row.holder is not None][: surplus - len(free)]
@@ -83,27 +89,21 @@ async def resize(session: Session, name: str, lines: int | None) -> None:
     if missing:
         used = {row.number for row in numbered}
         unused = (number for number in range(1, MOST_LINES + 1) if number not in used)
-        extras = [row.id for row in rows if row.number is None][:missing]
-        for extra in extras:
-            await session.run(update(slot).where(_c.id == extra).values(number=next(unused)))
-        fresh = [
-            {"id": new_id("slot"), "trunk": name, "number": next(unused)}
-            for _ in range(missing - len(extras))
-        ]
-        if fresh:
-            await session.run(slot.insert(), fresh)
+        fresh = [{"id": new_id("slot"), "trunk": name, "number": next(unused)} for _ in range(missing)]
+        await session.run(slot.insert(), fresh)
     await settle(session, name)
 
 
 async def settle(session: Session, name: str) -> None:
     """Let calls that stand beside a trunk's lines have those that are free; waits for nobody."""
-    extras = (await session.run(_EXTRAS_OF, {"of": name, "most": MOST_LINES})).scalars().all()
+    extras = (await session.run(_EXTRAS_OF, {"of": name, "most": MOST_LINES})).all()
     if not extras:
         return
-    free = (await session.run(_FREE_OF, {"of": name, "most": len(extras)})).all()
+    free = (await session.run(_FREE_OF, {"of": name, "most": len(extras)})).scalars().all()
     for extra, line in zip(extras, free, strict=False):
-        await session.run(delete(slot).where(_c.id == line.id))
-        await session.run(update(slot).where(_c.id == extra).values(number=line.number))
+        await session.run(delete(slot).where(_c.id == extra.id))
+        moved = {column: getattr(extra, column) for column in HELD}
+        await session.run(update(slot).where(_c.id == line).values(moved))
 
 
 def insert_of(session: Session, table: Any) -> Any:

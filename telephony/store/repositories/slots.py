@@ -25,6 +25,7 @@ from telephony.model.trunk import SlotKind
 from telephony.store.records import Acquired, SlotAsk, SlotRecord, TrunkUse
 from telephony.store.repositories.acquire import HAS_EXTRA, acquire
 from telephony.store.repositories.lines import (
+    HELD,
     add_trunk,
     batches,
     check_lines,
@@ -38,7 +39,7 @@ from telephony.store.tables import attempt, slot
 
 _rows: Final = Rows(slot, SlotRecord)
 _c: Final = slot.c
-_FREED: Final[Mapping[str, None]] = dict.fromkeys(("holder", "kind", "owner", "acquired_at", "lease_until"))
+_FREED: Final[Mapping[str, None]] = dict.fromkeys(HELD)
 _GIVE_BACK: Final = (
     update(slot)
     .where(_c.holder == bindparam("by"), _c.number.is_not(None), ~HAS_EXTRA)
@@ -54,14 +55,12 @@ _EXPIRED: Final = (
     .order_by(_c.lease_until)
     .limit(bindparam("most"))
 )
-_OPEN_ATTEMPT: Final = exists().where(attempt.c.id == _c.holder, attempt.c.ended_at.is_(None)).correlate(slot)
+_ATTEMPT: Final = exists().where(attempt.c.id == _c.holder).correlate(slot)
+_OVER: Final = exists().where(attempt.c.id == _c.holder, attempt.c.ended_at.is_not(None)).correlate(slot)
 _ORPHANS: Final = (
     _rows.select.where(
         _c.holder.is_not(None),
-        or_(
-            and_(_c.kind == SlotKind.ATTEMPT, ~_OPEN_ATTEMPT),
-            and_(_c.kind != SlotKind.ATTEMPT, _c.lease_until <= bindparam("now")),
-        ),
+        or_(_OVER, and_(or_(_c.lease_until <= bindparam("now"), _c.owner == bindparam("own")), ~_ATTEMPT)),
     )
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True, of=slot)
@@ -124,7 +123,10 @@ class Slots:
         return await acquire(self._session, asks) if asks else []
 
     async def release(self, holder: str) -> str | None:
-        """Give a holder's slot back, and return its trunk; None where it held none: once is enough."""
+        """Give a holder's slot back, and return its trunk; None where it held none: once is enough.
+
+        One in a transaction; several go by `release_all`, which locks them in everybody's order.
+        """
         for statement in (_GIVE_BACK, _GO):
             name: str | None = await self._session.value(statement, {"by": holder})
             if name is not None:
@@ -139,6 +141,15 @@ class Slots:
             await self._session.run(update(slot).where(_c.id == row.id).values(_FREED))
             await settle(self._session, row.trunk)
         return str(row.trunk)
+
+    async def release_all(self, holders: Iterable[str]) -> int:
+        """Give back what these holders hold; returns how many slots that were."""
+        freed = 0
+        for batch in batches(list(holders)):
+            locked = select(_c.holder).where(_c.holder.in_(batch)).order_by(_c.id).with_for_update()
+            for holder in (await self._session.run(locked)).scalars().all():
+                freed += await self.release(holder) is not None
+        return freed
 
     async def renew(self, owner: str, holders: Iterable[str], until: int) -> set[str]:
         """Prolong the leases of these holders' slots that are this owner's; returns whose they were."""
@@ -172,14 +183,15 @@ class Slots:
         await settle(self._session, name)
         return True
 
-    async def sweep(self, now: int, limit: int = 1_000) -> Sequence[SlotRecord]:
-        """Free what nobody tends: slots of attempts that are over, and of other calls whose lease ran out.
+    async def sweep(self, now: int, *, own: str = "", limit: int = 1_000) -> Sequence[SlotRecord]:
+        """Free what nobody tends: slots of attempts that are over, and others whose lease ran out.
 
         An open attempt keeps its slot however late its lease is: whoever takes the request over settles the
-        attempt with the PBX and gives the slot back. Also gives free lines to calls that stand beside them.
-        Returns what was freed. Two who sweep at once free disjoint rows.
+        attempt with the PBX and gives the slot back. With `own`, at a start, this owner's slots without an
+        attempt are freed too: they are of an earlier life. Calls that stand beside the lines get those that
+        are free. Returns what was freed. Two who sweep at once free disjoint rows.
         """
-        orphans = await _rows.fetch(self._session, _ORPHANS, {"now": now, "most": limit})
+        orphans = await _rows.fetch(self._session, _ORPHANS, {"now": now, "own": own, "most": limit})
         for orphan in orphans:
             await self.release(orphan.holder or "")
         for name in (await self._session.run(_BESIDE)).scalars().all():

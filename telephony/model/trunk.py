@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+MOST_LINES: Final = 10_000
+"""A trunk with more lines than this has no limit worth keeping."""
+
 LONGEST_BREAK_MS: Final = 3_600_000
 """No breaker stays open longer than an hour in one go: what says more was written by a clock that was off."""
 

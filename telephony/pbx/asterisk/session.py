@@ -37,6 +37,8 @@ class AgiSession:
     def __init__(self, channel: AgiChannel) -> None:
         self._channel = channel
         self._over = asyncio.Event()
+        self.finished = False
+        """Whether we have begun to end the conversation by ourselves."""
 
     @property
     def id(self) -> str:
@@ -156,6 +158,7 @@ class AgiSession:
 
     async def transfer(self, extension: str, context: str) -> None:
         """Set where the dialplan goes on, and end the session there."""
+        self.finished = True
         await self._command("SET", "CONTEXT", context)
         await self._command("SET", "EXTENSION", extension)
         await self._command("SET", "PRIORITY", "1")
@@ -172,6 +175,7 @@ class AgiSession:
 
     async def hangup(self) -> None:
         """Say that we are done; the dialplan hangs up as its next step."""
+        self.finished = True
         try:
             await self.set_variable(DONE_VARIABLE, "1")
         finally:

@@ -15,12 +15,9 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from telephony.errors import StoreError
 from telephony.model.ids import new_id
-from telephony.model.trunk import BreakerPhase
+from telephony.model.trunk import MOST_LINES, BreakerPhase
 from telephony.store.session import Session
 from telephony.store.tables import slot, trunk, trunk_gate
-
-MOST_LINES: Final = 10_000
-"""A trunk with more lines than this has no limit worth keeping."""
 
 _BATCH: Final = 500
 """How many identifiers go into one statement; both engines bound its parameters."""

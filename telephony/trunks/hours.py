@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -61,14 +61,31 @@ class WeekHours:
         return min(moment for moment in self._starts(now_ms) if moment > now_ms and self.open_at(moment))
 
     def _starts(self, now_ms: int) -> Iterator[int]:
-        wall = self._wall(now_ms)
+        """When a window may begin: at its start, at both of them in autumn, and when the clock is changed."""
         for ahead in range(9):
-            day = (wall + timedelta(days=ahead)).date()
+            day = self._wall(now_ms).date() + timedelta(days=ahead)
             for window in self.windows:
-                # A start that spring skips counts from when the clock has jumped; that autumn repeats, twice.
                 for fold in (0, 1):
                     start = datetime.combine(day, window.start).replace(tzinfo=self.zone, fold=fold)
                     yield round(start.timestamp() * 1000)
+            yield from self._change_on(day)
+
+    def _change_on(self, day: date) -> Iterator[int]:
+        """The moment of a day at which the clock is changed, if it is."""
+        early, late = (
+            round(datetime.combine(day + timedelta(days=days), _MIDNIGHT, self.zone).timestamp())
+            for days in (0, 1)
+        )
+        before = self._wall(early * 1000).utcoffset()
+        if before == self._wall(late * 1000).utcoffset():
+            return
+        while late - early > 1:
+            middle = (early + late) // 2
+            if self._wall(middle * 1000).utcoffset() == before:
+                early = middle
+            else:
+                late = middle
+        yield late * 1000
 
     def _wall(self, now_ms: int) -> datetime:
         return datetime.fromtimestamp(now_ms / 1000, UTC).astimezone(self.zone)

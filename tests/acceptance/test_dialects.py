@@ -20,7 +20,7 @@ import pytest_asyncio
 
 from telephony.api.keys import hash_key
 from telephony.errors import CallEnded
-from telephony.lab import CarrierCall, Lab, Subscriber, answer_and_listen
+from telephony.lab import CarrierCall, Lab, Subscriber, answer_and_listen, no_answer
 from telephony.lab.config import STRICT
 from telephony.model.hangup import Cause
 from telephony.model.ids import new_id
@@ -30,6 +30,7 @@ from telephony.pbx.asterisk import AsteriskConfig, AsteriskPbx
 from telephony.pbx.port import Accepted, Answered, CallSession, Ended, Ringing
 from telephony.settings import check_settings
 from telephony.trunks.dialect import Trunk
+from tests.acceptance.lab.manager import Manager
 
 pytestmark = pytest.mark.lab
 
@@ -301,3 +302,29 @@ async def test_whether_the_pbx_reaches_a_carrier(lab: Lab, pbx: AsteriskPbx) -> 
         while not await pbx.reaches("carrier"):
             await asyncio.sleep(0.2)
     assert (await ring(pbx, trunk())).answered
+
+
+async def test_a_call_is_counted_before_its_invite_and_nothing_can_veto_it(
+    lab: Lab, pbx: AsteriskPbx
+) -> None:
+    """`GROUP_COUNT` in a dialplan sees what rings out; an async Originate runs no pre-dial handler."""
+    lab.carrier.default = no_answer()
+    await lab.pbx.console("dialplan add extension s,1,Hangup(34) into lab-veto")
+    rings = [asyncio.ensure_future(ring(pbx, trunk(), f"+861380000000{place}")) for place in range(3)]
+    for place in range(3):
+        await lab.carrier.wait_for_call(f"+861380000000{place}")
+    groups = await lab.pbx.console("group show channels")
+    assert sum(line.split()[-2:] == ["carrier", "telephony"] for line in groups.splitlines()) == 3
+    state = lab.state
+    async with Manager(state.pbx_address, state.ami_port, state.test_user, state.test_secret) as manager:
+        await manager.originate(
+            "+8613800000009",
+            channel_id="veto",
+            Context="telephony-lost",
+            Exten="s",
+            Priority="1",
+            PreDialGoSub="lab-veto,s,1",
+        )
+        assert await lab.carrier.wait_for_call("+8613800000009")
+    await lab.pbx.console("channel request hangup all")
+    await asyncio.gather(*rings)

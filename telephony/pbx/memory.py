@@ -196,12 +196,16 @@ class MemoryLeg:
 
 
 class MemoryPbx:
-    """The `Pbx` port in memory. `callees` maps numbers to scripts; others answer at once."""
+    """The `Pbx` port in memory. `callees` maps numbers to scripts; others answer at once.
+
+    `unreachable` are the endpoints whose far end is silent.
+    """
 
     def __init__(self, callees: Mapping[str, Callee] | None = None) -> None:
         self.callees = dict(callees or {})
         self.orders: list[DialOrder] = []
         self.sessions: list[MemorySession] = []
+        self.unreachable: set[str] = set()
         self.started_at_ms = time.time_ns() // 1_000_000
         self._legs: dict[str, MemoryLeg] = {}
         self._notes: dict[str, Trace] = {}
@@ -279,6 +283,10 @@ class MemoryPbx:
             LiveChannel(leg.order.attempt_id, leg.order.number, "Up" if leg.session else "Ringing", 0.0)
             for leg in self._legs.values()
         )
+
+    async def reaches(self, endpoint: str) -> bool | None:
+        """As `unreachable` says."""
+        return endpoint not in self.unreachable
 
     async def fate(
         self,

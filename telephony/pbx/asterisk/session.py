@@ -43,6 +43,8 @@ class AgiSession:
         kind, _, tree = channel.script.partition("/")
         self._arguments = {**channel.query, TREE_ARGUMENT: tree} if kind == IVR and tree else channel.query
         self._over = asyncio.Event()
+        self.finished = False
+        """Whether we have begun to end the conversation by ourselves."""
 
     @property
     def id(self) -> str:
@@ -169,6 +171,7 @@ class AgiSession:
 
     async def transfer(self, extension: str, context: str) -> None:
         """Set where the dialplan goes on, and end the session there."""
+        self.finished = True
         await self._command("SET", "CONTEXT", context)
         await self._command("SET", "EXTENSION", extension)
         await self._command("SET", "PRIORITY", "1")
@@ -185,6 +188,7 @@ class AgiSession:
 
     async def hangup(self) -> None:
         """Say that we are done; the dialplan hangs up as its next step."""
+        self.finished = True
         try:
             await self.set_variable(DONE_VARIABLE, "1")
         finally:

@@ -232,6 +232,8 @@ async def scripts(trees: Mapping[str, Tree]) -> list[tuple[str, Sequence[str], s
     wanted = [(file.golden.tree, one.keys) for file in golden_files() for one in file.golden.conversations]
     found: list[tuple[str, Sequence[str], str]] = []
     for name, keys in [*wanted, *MORE]:
+        if name == "satisfaction":
+            continue  # Its first words hold a value, which a compiled tree does not say.
         played = await simulate(trees[name], Caller(keys=keys, at=datetime.now(UTC)), World(), trees=trees)
         text = played.text(PHRASES)
         if {visit.type for visit in played.visits} <= PLAIN_NODES and "[" not in text:

@@ -264,7 +264,9 @@ class Reader:
             self.lines.append(f"  hears {step.data or 'nothing'}")
         elif step.kind == "VarSet" and step.application == "TELEPHONY_RESULT" and not self.over:
             self.result = step.data or self.result
-        if self.over or step.kind != "Newexten" or not step.context.startswith("telephony-ivr-"):
+        if self.over or step.kind != "Newexten" or not step.extension.startswith("node_"):
+            return
+        if not step.context.startswith("telephony-ivr-") or step.context.endswith("-hours"):
             return
         arguments = step.data.split(",")
         match step.application:
@@ -272,18 +274,22 @@ class Reader:
                 kind, _, node = step.data.partition(" ")
                 self.lines.append(f"{node} ({kind})")
             case "Playback":
-                self._says(arguments[0])
+                self._says(arguments[0].split("&"))
             case "Read":
                 self._reading = True
-                self.finger.hears(self._says(arguments[1]), question=True)
+                files = arguments[1].split("&")
+                if self.finger.todo and self.finger.todo[0].startswith("!"):
+                    # A key in the first sound: the others are not heard.
+                    files = files[:1]
+                self.finger.hears(self._says(files), question=True)
             case "Queue" | "Dial":
                 self.over = True
             case "Goto" if len(arguments) == 3:
                 self.over = True
 
-    def _says(self, files: str) -> float:
+    def _says(self, files: Sequence[str]) -> float:
         seconds = 0.0
-        for file in filter(None, files.split("&")):
+        for file in filter(None, files):
             locale, words, length = self.words[file]
             self.lines.append(f"  says {locale}: {words}")
             seconds += length

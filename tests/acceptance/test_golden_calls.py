@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +18,11 @@ from typing import Any
 import pytest
 
 from telephony.errors import CallEnded
+from telephony.ivr.book import Edition
+from telephony.ivr.compile import compile_tree
 from telephony.ivr.golden import Conversation, GoldenFile, difference, read_golden
 from telephony.ivr.interpreter import Interpreter
+from telephony.ivr.saying import words_of
 from telephony.ivr.scripted import ScriptedClock, World
 from telephony.ivr.simulate import HUNG_UP, Caller, moment, simulate
 from telephony.ivr.sounds import Sounds, Wardrobe
@@ -132,7 +136,7 @@ class Stage:
     """Plays each conversation on the session of the caller whom it belongs to."""
 
     trees: Mapping[str, Tree]
-    parts: Mapping[str, tuple[str, Conversation]]
+    parts: dict[str, tuple[str, Conversation]]
     phones: dict[str, Phone]
     folder: Path
     texts: dict[str, str] = field(default_factory=dict)
@@ -140,6 +144,8 @@ class Stage:
 
     async def __call__(self, session: CallSession) -> None:
         who = session.caller
+        if who not in self.parts:
+            return  # To the compiled tree.
         name, part = self.parts[who]
         tree = self.trees[name]
         world = World(
@@ -175,46 +181,14 @@ class Stage:
             await sounds.close()
 
 
-async def test_over_asterisk_with_us(lab: Lab, tmp_path: Path) -> None:
-    edition = edition_of(trees_in(tmp_path))
-    parts: dict[str, tuple[str, Conversation]] = {}
-    for file in golden_files():
-        for one in file.golden.conversations:
-            parts[number(len(parts))] = (file.golden.tree, one)
-    stage = Stage(edition.trees, parts, {who: Phone() for who in parts}, tmp_path)
-    host, port = lab.agi
-    ami = AmiConfig(
-        host=lab.pbx.address,
-        port=lab.pbx.ami_port,
-        username=lab.state.ami_user,
-        secret=lab.state.ami_secret,
-    )
-    pbx = AsteriskPbx(
-        AsteriskConfig(ami=ami, nonce_key=b"k" * 32, agi_host=host, agi_port=port), on_inbound=stage
-    )
-    async with own_dialplan(lab, PEOPLE), studio_in(tmp_path) as studio:
-        wardrobe = Wardrobe(studio)
-        await wardrobe.make(1, edition.trees.values())
-        await pbx.start()
-        try:
-            with wardrobe.lent(1) as common:
-                stage.sounds = lambda: Sounds(studio, common)
-                calls = []
-                for who in parts:
-                    calls.append(await lab.carrier.place("+861095550000", stage.phones[who], caller=who))
-                    await asyncio.sleep(0.1)
-                await asyncio.gather(*(call.wait_ended(150) for call in calls))
-        finally:
-            await pbx.stop()
-    wrong = [
-        f"{name}: {one.name}\n{differs}"
-        for who, (name, one) in parts.items()
-        if (differs := difference(one.expect, stage.texts.get(who, "")))
-    ]
-    assert not wrong, "\n".join(wrong)
-
-
 # ---- compiled
+
+UNNAMED = "+861095550000"
+CALLED = {"ride-hotline": "+861088880001", "car-rescue": "+861088880002"}
+"""As the dialplan's globals name them (`callers.PEOPLE`)."""
+
+Script = tuple[str, Sequence[str], str]
+"""A tree, the keys, and the transcript that must come of it."""
 
 PLAIN_NODES = {"lookup", "language", "menu", "condition", "say", "set", "goto", "hangup", "transfer", "queue"}
 MORE: list[tuple[str, list[str]]] = [
@@ -227,10 +201,10 @@ MORE: list[tuple[str, list[str]]] = [
 ]
 
 
-async def scripts(trees: Mapping[str, Tree]) -> list[tuple[str, Sequence[str], str]]:
+async def scripts(trees: Mapping[str, Tree]) -> list[Script]:
     """Trees, keys and transcripts of what a compiled tree can do: nothing that needs us is asked."""
     wanted = [(file.golden.tree, one.keys) for file in golden_files() for one in file.golden.conversations]
-    found: list[tuple[str, Sequence[str], str]] = []
+    found: list[Script] = []
     for name, keys in [*wanted, *MORE]:
         if name == "satisfaction":
             continue  # Its first words hold a value, which a compiled tree does not say.
@@ -300,35 +274,72 @@ class Reader:
         return "\n".join([*self.lines, f"= {self.result}"])
 
 
-async def test_compiled_without_us(lab: Lab, tmp_path: Path) -> None:
-    from telephony.ivr.compile import compile_tree
-    from telephony.ivr.saying import words_of
-
+async def test_one_transcript_everywhere(lab: Lab, tmp_path: Path) -> None:
+    """All at once: every golden conversation with us, and those that a compiled tree can hold without us."""
     edition = edition_of(trees_in(tmp_path))
-    todo = await scripts(edition.trees)
-    assert len(todo) >= 6
-    plans, words = "", {}
-    for name in ("ride-hotline", "car-rescue"):
-        plans += await compiled(tmp_path, edition, name)
-        folder = tmp_path / "compiled" / name
-        for sound in compile_tree(edition.trees[name], str(folder)).sounds:
-            path = folder / sound.path
-            length = path.with_name(f"{path.name}.ulaw").stat().st_size / 8000
-            words[str(path)] = (sound.language, words_of(sound.prompt, PHRASES(sound.language)), length)
-    called = {"ride-hotline": "+861088880001", "car-rescue": "+861088880002"}
-    readers: dict[str, Reader] = {}
     seen = Onlooker(lab)
-    seen.told = lambda who, step: readers[who].take(step) if who in readers else None
-    calls = []
-    async with own_dialplan(lab, PEOPLE + plans), seen.watching():
-        for index, (name, keys, _) in enumerate(todo):
-            phone = Phone()
-            readers[number(index)] = Reader(Finger(phone, keys), words)
-            calls.append(await lab.carrier.place(called[name], phone, caller=number(index)))
-        await asyncio.gather(*(call.wait_ended(150) for call in calls))
+    async with seen.watching():
+        with_us = Stage(edition.trees, {}, {}, tmp_path)
+        for file in golden_files():
+            for one in file.golden.conversations:
+                with_us.parts[number(len(with_us.parts))] = (file.golden.tree, one)
+        without_us, plans = await compiled_parts(edition, tmp_path)
+        seen.told = lambda who, step: without_us[who][1].take(step) if who in without_us else None
+        async with own_dialplan(lab, PEOPLE + plans), answering(lab, with_us, edition, tmp_path):
+            calls = []
+            for who in with_us.parts:
+                with_us.phones[who] = Phone()
+                calls.append(await lab.carrier.place(UNNAMED, with_us.phones[who], caller=who))
+            for who, (part, reader) in without_us.items():
+                calls.append(await lab.carrier.place(CALLED[part[0]], reader.finger.phone, caller=who))
+            await asyncio.gather(*(call.wait_ended(150) for call in calls))
     wrong = [
-        f"{name} {keys}\n{differs}"
-        for index, (name, keys, text) in enumerate(todo)
-        if (differs := difference(without_ways(text), readers[number(index)].text))
+        f"with us, {name}: {one.name}\n{differs}"
+        for who, (name, one) in with_us.parts.items()
+        if (differs := difference(one.expect, with_us.texts.get(who, "")))
+    ]
+    wrong += [
+        f"compiled, {name} {keys}\n{differs}"
+        for (name, keys, text), reader in without_us.values()
+        if (differs := difference(without_ways(text), reader.text))
     ]
     assert not wrong, "\n".join(wrong)
+    assert len(without_us) >= 6
+
+
+@asynccontextmanager
+async def answering(lab: Lab, stage: Stage, edition: Edition, folder: Path) -> AsyncIterator[None]:
+    """A stage behind the lab's PBX."""
+    host, port = lab.agi
+    ami = AmiConfig(
+        host=lab.pbx.address,
+        port=lab.pbx.ami_port,
+        username=lab.state.ami_user,
+        secret=lab.state.ami_secret,
+    )
+    config = AsteriskConfig(ami=ami, nonce_key=b"k" * 32, agi_host=host, agi_port=port)
+    pbx = AsteriskPbx(config, on_inbound=stage)
+    async with studio_in(folder) as studio:
+        wardrobe = Wardrobe(studio)
+        await wardrobe.make(1, edition.trees.values())
+        await pbx.start()
+        try:
+            with wardrobe.lent(1) as common:
+                stage.sounds = lambda: Sounds(studio, common)
+                yield
+        finally:
+            await pbx.stop()
+
+
+async def compiled_parts(edition: Edition, folder: Path) -> tuple[dict[str, tuple[Script, Reader]], str]:
+    """Callers of compiled trees, each with what must be read of it; and the dialplans."""
+    plans, words = "", {}
+    for name in CALLED:
+        plans += await compiled(folder, edition, name)
+        sounds = folder / "compiled" / name
+        for sound in compile_tree(edition.trees[name], str(sounds)).sounds:
+            path = sounds / sound.path
+            length = path.with_name(f"{path.name}.ulaw").stat().st_size / 8000
+            words[str(path)] = (sound.language, words_of(sound.prompt, PHRASES(sound.language)), length)
+    found = enumerate(await scripts(edition.trees))
+    return {number(500 + at): (one, Reader(Finger(Phone(), one[1]), words)) for at, one in found}, plans

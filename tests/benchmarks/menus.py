@@ -51,7 +51,8 @@ nodes:
   person: {{type: transfer, extension: "100", context: agents}}
 """
 
-KEYS = [(0.6, "1"), (1.4, "1"), (2.2, "1")]
+KEYS = [(2.0, "1"), (4.0, "1"), (6.0, "1")]
+"""Two seconds of each menu are heard."""
 
 Say = Callable[[str], None]
 

@@ -99,8 +99,8 @@ async def controller(lab: Lab, folder: Path, trees: Path) -> AsyncIterator[Contr
         await studio.prepare(["en", "zh-CN", "es"])
         await Wardrobe(studio).make(1, edition_of(trees).trees.values())
     process = ControllerProcess(folder, ivr_settings(lab, folder, trees))
-    await process.start()
     try:
+        await process.start()
         yield process
     finally:
         await process.stop()

@@ -72,8 +72,8 @@ async def menus(report: Report, say: Say) -> None:
             values["log"] = {"level": "info"}
             for turn in range(ROUNDS):
                 process = ControllerProcess(folder, json.loads(json.dumps(values)))
-                await process.start()
                 try:
+                    await process.start()
                     await calls(lab, WARM_CALLS)
                     own, pbx = await measured(lab, process.pid, CALLS)
                     ended = [line["result"] for line in process.log_lines("ivr.ended")]

@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
 
-from telephony.errors import UnknownLocale
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -508,31 +506,15 @@ def _phrases(packs: Packs) -> PhrasesOf:
 
 def _rules(recordings: Path | None, allow_private: Sequence[str] | None) -> Rules:
     from telephony.egress.guard import Guard
-    from telephony.ivr.lint import Rules
+    from telephony.ivr.known import rules_here
 
-    packs = _packs()
-
-    def speaks(tag: str) -> bool:
-        try:
-            packs.locale(tag)
-        except UnknownLocale:
-            return False
-        return True
-
-    names: dict[str, set[str]] | None = None
-    if recordings is not None:
-        if not recordings.is_dir():
-            _fail(f"--recordings: {recordings} is no folder")
-        names = {
-            folder.name: {sound.stem for sound in folder.glob("*.wav")}
-            for folder in recordings.iterdir()
-            if folder.is_dir()
-        }
+    if recordings is not None and not recordings.is_dir():
+        _fail(f"--recordings: {recordings} is no folder")
     try:
         guard = Guard(allow_private or ())
     except ValueError as error:
         _fail(f"--allow-private: {error}")
-    return Rules(speaks=speaks, recordings=names, guard=guard)
+    return rules_here(_packs(), recordings, guard)
 
 
 # ---- saying things

@@ -133,6 +133,11 @@ class _Writer:
         return "end,1" if target in (HANGUP, RETURN) else f"{extension_of(target)},1"
 
 
+def context_of(tree: str) -> str:
+    """A tree's context: where telephony.conf looks for it when the controller is away."""
+    return f"telephony-ivr-{tree}"
+
+
 def extension_of(node: str) -> str:
     """A node's extension: Asterisk takes dashes in extensions for nothing, and some names for its own."""
     return f"node_{node.replace('-', '.')}"
@@ -145,7 +150,7 @@ def _path(sound: str) -> str:
 def compile_tree(tree: Tree, sounds_folder: str) -> Compiled:
     """Write a dialplan. `sounds_folder` is where the PBX will find the sounds, as an absolute path."""
     writer = _Writer(tree, _parents(tree))
-    context = f"ivr-{tree.name}"
+    context = context_of(tree.name)
     for phrase in _BUILT_IN_SOUNDS:
         for tag in tree.languages:
             sound = Sound(tag, phrase, said.Prompt((said.Phrase(phrase),)))
@@ -163,11 +168,13 @@ def compile_tree(tree: Tree, sounds_folder: str) -> Compiled:
     for name, node in tree.nodes.items():
         _node(name, node, writer)
     writer.begin("end", 'ExecIf($["${TELEPHONY_RESULT}" = ""]?Set(TELEPHONY_RESULT=completed))')
+    # Who came here by a Gosub of telephony-ivr goes on behind it.
+    writer.step('ExecIf($["${TELEPHONY_RETURN}" = "1"]?Return())')
     writer.step("Hangup()")
     writer.begin("unavailable", f"Playback({_path('ivr.unavailable')})")
     writer.step(f"Playback({_path('common.goodbye')})")
     writer.step("Set(TELEPHONY_RESULT=unavailable)")
-    writer.step("Hangup()")
+    writer.step("Goto(end,1)")
     writer.begin("T", "Hangup()")
     head = [
         f"; {tree.name}: made by `telephony ivr compile`; changes belong into its tree.",
@@ -232,7 +239,7 @@ def _node(name: str, node: Node, writer: _Writer) -> None:
             if not writer.play(name, "prompt", node.prompt) and node.prompt is not None:
                 writer.step(f"Playback({_path('common.goodbye')})")
             writer.step(f"Set(TELEPHONY_RESULT={node.result})")
-            writer.step("Hangup()")
+            writer.step("Goto(end,1)")
         case _:
             target = _fallback(node, writer.tree)
             writer.note(name, f"{node.type} needs the controller; it goes on at {target}")
@@ -287,7 +294,7 @@ def _out(name: str, target: str, again: str, writer: _Writer) -> None:
 def _case(name: str, case: Case, writer: _Writer) -> None:
     target = writer.go(name, case.to)
     if isinstance(case, HoursCase):
-        writer.step(f"Gosub(ivr-{writer.tree.name}-hours,{extension_of(case.hours)},1)")
+        writer.step(f"Gosub({context_of(writer.tree.name)}-hours,{extension_of(case.hours)},1)")
         writer.step(f'GotoIf($["${{IVR__OPEN}}" = "{int(case.is_open)}"]?{target})')
     elif isinstance(case, CallerCase):
         for entry in writer.tree.lists[case.caller_in]:

@@ -5,8 +5,10 @@ What they never do: pick a trunk, or hold a call that was handed over.
 
 from __future__ import annotations
 
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,18 +23,31 @@ from telephony.ivr.journal import Visit
 from telephony.ivr.ports import Voice
 from telephony.ivr.reading import did_you_mean
 from telephony.ivr.saying import render, sayings_of
-from telephony.ivr.sounds import Key, Sounds
+from telephony.ivr.sounds import Key, Sounds, Wardrobe
 from telephony.ivr.standins import Services
-from telephony.ivr.talk import FROZEN_MARGIN
 from telephony.ivr.tree import Language, Tree
 from telephony.model.call import CallStatus
+from telephony.model.ids import new_id
 from telephony.model.media import Media
 from telephony.pbx.port import CallSession
-from telephony.store import RequestRecord, UnitOfWork
+from telephony.store import EventRecord, RequestRecord, UnitOfWork
 
 FLOW_NAME: Final = "ivr"
 TREE_ARGUMENT: Final = "tree"
-"""What the dialplan hands over: `agi://…/inbound?tree=NAME`."""
+"""What the dialplan hands over: `agi://…/ivr/NAME`, or `agi://…/inbound?tree=NAME`."""
+
+LANGUAGE_ARGUMENT: Final = "language"
+TREE_VARIABLE: Final = "TELEPHONY_TREE"
+"""Tells the dialplan which tree it is, for the day on which we die in the middle."""
+
+PATH_EVENT: Final = "ivr.path"
+"""The event that keeps the nodes of a call that we placed."""
+
+FIRST_LIMIT: Final = 20.0
+"""Seconds beyond the first words that the PBX grants a call out before it hears of us."""
+
+MAX_PATHS: Final = 10_000
+"""Paths of calls that have ended and are not written yet."""
 
 Watch = Callable[[Visit], None]
 
@@ -65,8 +80,11 @@ class IvrFlow:
         *,
         tree: str = "",
         watch: Watch | None = None,
+        wardrobe: Wardrobe | None = None,
     ) -> None:
         self.name = tree or FLOW_NAME
+        self._wardrobe = wardrobe
+        self._paths: OrderedDict[str, tuple[Visit, ...]] = OrderedDict()
         self._book = book
         self._voice = voice
         self._services = services or Services()
@@ -105,7 +123,7 @@ class IvrFlow:
         if tree is None:
             return Outcome(CallStatus.FAILED, "no_such_tree")
         ready = {key: await self._voice.compose(*key) for key in _first_words(tree, request)}
-        first = max((media.seconds for media in ready.values()), default=0.0) + 2 * FROZEN_MARGIN
+        first = max((media.seconds for media in ready.values()), default=0.0) + FIRST_LIMIT
         return PreparedTree(
             tuple(ready.values()),
             tree.max_seconds + WITH_A_PERSON,
@@ -119,32 +137,91 @@ class IvrFlow:
         """Walk the tree. A hang-up after a key was pressed is an answer; before, it is none."""
         if not isinstance(prepared, PreparedTree) or prepared.tree is None:
             return Outcome(CallStatus.FAILED, "no_such_tree")
-        sounds = Sounds(self._voice, prepared.ready)
-        walk = Interpreter(
-            prepared.tree,
-            session,
-            sounds,
-            self._services,
-            trees=prepared.edition.trees,
-            variables=request.variables,
-            language=_language(prepared.tree, request),
-            watch=self._watch,
-        )
-        try:
-            return _outcome(await walk.run())
-        except CallEnded as ended:
-            if ended.hung_up and walk.keys:
-                return Outcome(CallStatus.COMPLETED, "hung_up", walk.keys)
-            raise
-        finally:
-            await sounds.close()
+        with _lent(self._wardrobe, prepared.edition) as common:
+            sounds = Sounds(self._voice, {**common, **prepared.ready})
+            walk = Interpreter(
+                prepared.tree,
+                session,
+                sounds,
+                self._services,
+                trees=prepared.edition.trees,
+                variables=request.variables,
+                language=_language(prepared.tree, request.locale or ""),
+                watch=self._watch,
+            )
+            try:
+                return _outcome(await walk.run())
+            except CallEnded as ended:
+                if ended.hung_up and walk.keys:
+                    return Outcome(CallStatus.COMPLETED, "hung_up", walk.keys)
+                raise
+            finally:
+                self._remember(request.id, walk.visits)
+                await sounds.close()
+
+    def _remember(self, request_id: str, visits: tuple[Visit, ...]) -> None:
+        """Keep the path of a call until its outcome is written."""
+        self._paths[request_id] = visits
+        if len(self._paths) > MAX_PATHS:
+            self._paths.popitem(last=False)
 
     def cut_short(self, request: RequestRecord) -> Outcome:
         """A hang-up before any key."""
         return Outcome(CallStatus.COMPLETED, "hung_up_early", retry_as=NO_INPUT)
 
     async def settle(self, work: UnitOfWork, request: RequestRecord, outcome: Outcome) -> None:
-        """Nothing is kept beside the call itself."""
+        """Keep the path that the last conversation took."""
+        visits = self._paths.pop(request.id, ())
+        if visits:
+            now = time.time_ns() // 1_000_000
+            detail = {"path": [step_of(visit) for visit in visits]}
+            event = EventRecord(
+                id=new_id("evt"), at=now, request_id=request.id, kind=PATH_EVENT, detail=detail
+            )
+            await work.events.add(event)
+
+
+class TreeFlows:
+    """The trees of the newest edition as flows, each by its name, and `ivr`, which takes any."""
+
+    def __init__(
+        self, book: TreeBook, voice: Voice, services: Services, wardrobe: Wardrobe | None = None
+    ) -> None:
+        self._book = book
+        self._make: Callable[[str], IvrFlow] = lambda tree: IvrFlow(
+            book, voice, services, tree=tree, wardrobe=wardrobe
+        )
+        self._made: dict[str, IvrFlow] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What can be called now."""
+        return (FLOW_NAME, *sorted(self._book.edition.trees))
+
+    def find(self, name: str) -> IvrFlow | None:
+        """The flow of this name, None where there is no such tree."""
+        if name not in self._made:
+            if name not in self.names:
+                return None
+            self._made[name] = self._make("" if name == FLOW_NAME else name)
+        return self._made[name]
+
+
+def step_of(visit: Visit) -> dict[str, object]:
+    """A node of a path in JSON's types; `at` is in milliseconds since the epoch, secret keys are a mark."""
+    return {
+        "tree": visit.tree,
+        "node": visit.node,
+        "type": visit.type,
+        "at": visit.at_ms,
+        "keys": visit.keys,
+        "outcome": visit.outcome,
+        "to": visit.target,
+    }
+
+
+def _lent(wardrobe: Wardrobe | None, edition: Edition) -> AbstractContextManager[Mapping[Key, Media]]:
+    return nullcontext({}) if wardrobe is None else wardrobe.lent(edition.number)
 
 
 def _outcome(ending: Ending) -> Outcome:
@@ -154,9 +231,9 @@ def _outcome(ending: Ending) -> Outcome:
     return Outcome(CallStatus.COMPLETED, ending.result, ending.keys, retry_as=retry_as)
 
 
-def _language(tree: Tree, request: RequestRecord) -> str:
-    """The tree's language that fits the request's locale, else its first."""
-    wanted = (request.locale or "").lower()
+def _language(tree: Tree, locale: str) -> str:
+    """The tree's language that fits a locale, else its first."""
+    wanted = locale.lower()
     for tag in tree.languages:
         if tag.lower() == wanted:
             return tag
@@ -168,7 +245,7 @@ def _language(tree: Tree, request: RequestRecord) -> str:
 
 def _first_words(tree: Tree, request: RequestRecord) -> list[Key]:
     """What the first node that speaks will say, where only what is known now leads to it."""
-    language = _language(tree, request)
+    language = _language(tree, request.locale or "")
     known = {name: variable.default for name, variable in tree.variables.items()}
     known |= {name: text_of(value) for name, value in request.variables.items() if name in known}
     known |= {"brand": tree.voice.brand, "language": language, "caller": "", "called": request.to_number}
@@ -190,7 +267,12 @@ def _first_words(tree: Tree, request: RequestRecord) -> list[Key]:
 
 
 class InboundIvr:
-    """A tree, called in: takes a session from the PBX to its end. `tree` is said by the dialplan."""
+    """A tree, called in: takes a session from the PBX to its end.
+
+    Which tree, says the dialplan (`tree`), else `numbers` by the called number (figures alone), else it is
+    `default_tree`. What else the dialplan hands over goes into the tree's variables of that name; `language`
+    is the language to begin with.
+    """
 
     def __init__(
         self,
@@ -199,8 +281,12 @@ class InboundIvr:
         services: Services | None = None,
         *,
         default_tree: str = "",
+        numbers: Mapping[str, str] | None = None,
         watch: Watch | None = None,
+        wardrobe: Wardrobe | None = None,
     ) -> None:
+        self._numbers = {figures_of(number): tree for number, tree in (numbers or {}).items()}
+        self._wardrobe = wardrobe
         self._book = book
         self._voice = voice
         self._services = services or Services()
@@ -213,22 +299,59 @@ class InboundIvr:
         Returning without `hangup` or `transfer` leaves TELEPHONY_DONE unset: the dialplan takes its own way.
         """
         edition = self._book.edition
-        name = session.arguments.get(TREE_ARGUMENT) or self._default_tree
+        asked = session.arguments.get(TREE_ARGUMENT, "")
+        name = asked or self._numbers.get(figures_of(session.called)) or self._default_tree
         tree = edition.trees.get(name)
         if tree is None:
             log.error("ivr.no_such_tree", call=session.id, tree=name[:64])
             return
-        sounds = Sounds(self._voice)
-        walk = Interpreter(tree, session, sounds, self._services, trees=edition.trees, watch=self._watch)
-        try:
-            ending = await walk.run()
-            if not ending.with_dialplan:
-                await session.hangup()
-            log.info("ivr.ended", call=session.id, tree=name, result=ending.result, node=ending.node)
-        except CallEnded:
-            log.info("ivr.ended", call=session.id, tree=name, result="hung_up")
-        except PbxError as error:
-            log.error("ivr.lost", call=session.id, tree=name, error=str(error))
-        finally:
-            with suppress(TelephonyError):
-                await sounds.close()
+        with _lent(self._wardrobe, edition) as common:
+            sounds = Sounds(self._voice, common)
+            walk = Interpreter(
+                tree,
+                session,
+                sounds,
+                self._services,
+                trees=edition.trees,
+                variables=_handed_over(tree, session.arguments),
+                language=_language(tree, session.arguments.get(LANGUAGE_ARGUMENT, "")),
+                watch=self._watch,
+            )
+            result = "hung_up"
+            try:
+                if not asked:
+                    await session.set_variable(TREE_VARIABLE, name)
+                ending = await walk.run()
+                result = ending.result
+                if not ending.with_dialplan:
+                    await session.hangup()
+            except CallEnded as ended:
+                result = "hung_up" if ended.hung_up else "lost"
+            except PbxError as error:
+                result = "lost"
+                log.error("ivr.lost", call=session.id, tree=name, error=str(error))
+            finally:
+                log.info(
+                    "ivr.ended",
+                    call=session.id,
+                    tree=name,
+                    result=result,
+                    keys=walk.keys,
+                    path=[visit.node for visit in walk.visits],
+                )
+                with suppress(TelephonyError):
+                    await sounds.close()
+
+
+def figures_of(number: str) -> str:
+    """A called number as it is compared: PBXes differ in what they put before it."""
+    return "".join(letter for letter in number if letter in "0123456789")
+
+
+def _handed_over(tree: Tree, arguments: Mapping[str, str]) -> dict[str, str]:
+    """What the dialplan hands over to the tree's variables; never a secret: everybody could see it."""
+    return {
+        name: arguments[name]
+        for name, variable in tree.variables.items()
+        if name in arguments and not variable.secret
+    }

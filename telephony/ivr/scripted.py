@@ -130,6 +130,7 @@ class ScriptedSession:
         timeout: float,
         inter_digit_timeout: float = 2.0,
         terminator: str = "#",
+        margin: float | None = None,
     ) -> Gathered:
         """Take what the script says for this question."""
         self._still_there()

@@ -1,7 +1,8 @@
-"""The sounds of one call: made before they are needed where that can be known, erased with the call.
+"""Sounds: those that every call of a tree says alike (`Wardrobe`), and those of one call (`Sounds`).
 
-`warm` renders at load what a tree says whatever the caller does, so that a call only joins clips that are
-there. What it never does: keep a sound beyond its call.
+The first are made when trees are taken and stay while a call may need them; the others are made before they
+are needed where that can be known, and erased with the call. What it never does: keep a sound with a
+call's values beyond that call.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import structlog
@@ -18,12 +21,15 @@ from telephony.ivr.ports import Voice
 from telephony.ivr.saying import holes_of, parse_template, pieces_of, render
 from telephony.ivr.tree import RecordingPiece, Saying, Tree
 from telephony.model.media import Media
-from telephony.model.prompt import Prompt, Text
+from telephony.model.prompt import Phrase, Prompt, Text
 
 Key: TypeAlias = tuple[Prompt, str]
 
 MAX_SOUNDS: Final = 24
 """Sounds of one call that lie ready at a time."""
+
+PHRASES: Final = ("ivr.invalid", "ivr.unavailable", "common.goodbye", "common.apology")
+"""What is said beside the tree's own words."""
 
 _AT_ONCE: Final = 4
 
@@ -37,6 +43,10 @@ class Sounds:
         self._voice = voice
         self._ready = dict(ready or {})
         self._made: OrderedDict[Key, asyncio.Task[Media]] = OrderedDict()
+
+    def ready(self, prompt: Prompt, locale: str) -> Media | None:
+        """The sound of a prompt that was made before the call."""
+        return self._ready.get((prompt, locale))
 
     def foresee(self, prompt: Prompt, locale: str) -> None:
         """Begin to make what will soon be said."""
@@ -109,16 +119,67 @@ def _static(saying: Saying, locale: str, tree: Tree) -> Iterator[Prompt]:
             yield render((piece,), {}, locale)
 
 
-async def warm(voice: Voice, trees: Iterable[Tree]) -> None:
-    """Render what trees say once, so that its clips are there. Raises `SpeechError`, `ConfigError`, …"""
-    gate = asyncio.Semaphore(_AT_ONCE)
+@dataclass(slots=True)
+class _Set:
+    """The sounds of one edition, and how many calls say them."""
 
-    async def one(prompt: Prompt, locale: str) -> None:
-        async with gate:
-            voice.discard(await voice.compose(prompt, locale))
+    sounds: dict[Key, Media] = field(default_factory=dict)
+    users: int = 0
 
-    keys = dict.fromkeys(key for tree in trees for key in static_prompts(tree))
-    async with asyncio.TaskGroup() as group:
-        for key in keys:
-            group.create_task(one(*key))
-    log.info("ivr.warmed", prompts=len(keys))
+
+class Wardrobe:
+    """What the trees of an edition say whatever the caller does, made once for all its calls."""
+
+    def __init__(self, voice: Voice) -> None:
+        self._voice = voice
+        self._sets: dict[int, _Set] = {}
+        self._newest = 0
+
+    async def make(self, number: int, trees: Iterable[Tree]) -> None:
+        """Make the sounds of the edition of this number. Raises `SpeechError`, `ConfigError`, …"""
+        made = _Set()
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(key: Key) -> None:
+            async with gate:
+                made.sounds[key] = await self._voice.compose(*key)
+
+        keys = dict.fromkeys(key for tree in trees for key in (*static_prompts(tree), *_phrases(tree)))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for key in keys:
+                    group.create_task(one(key))
+        except BaseException as error:
+            self._erase(made)
+            if isinstance(error, ExceptionGroup):
+                raise error.exceptions[0] from None
+            raise
+        self._sets[number], self._newest = made, number
+        self._tidy()
+        log.info("ivr.sounds_made", edition=number, sounds=len(keys))
+
+    @contextmanager
+    def lent(self, number: int) -> Iterator[Mapping[Key, Media]]:
+        """The sounds of an edition, which stay while they are lent; none where they are gone."""
+        wanted = self._sets.get(number, _Set())
+        wanted.users += 1
+        try:
+            yield wanted.sounds
+        finally:
+            wanted.users -= 1
+            self._tidy()
+
+    def _tidy(self) -> None:
+        for number, one in tuple(self._sets.items()):
+            if number != self._newest and not one.users:
+                self._erase(self._sets.pop(number))
+
+    def _erase(self, one: _Set) -> None:
+        for media in one.sounds.values():
+            self._voice.discard(media)
+
+
+def _phrases(tree: Tree) -> Iterator[Key]:
+    for key in PHRASES:
+        for locale in tree.languages:
+            yield Prompt((Phrase(key),)), locale

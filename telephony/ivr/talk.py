@@ -1,11 +1,13 @@
 """Mouth and ears of a tree: saying prompts and taking keys on a `CallSession`, typed ahead or not.
 
 A key pressed while something is said ends it and counts in the next question. Every wait is bounded twice:
-by its own deadline, and in the PBX by `extend`, should we freeze. What it never does: know a node.
+by its own deadline, and in the PBX by `extend`, step by step, should we freeze. What it never does: know a
+node.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Sequence
 from typing import Final
 
@@ -17,8 +19,11 @@ from telephony.pbx.port import CallSession
 
 ALL_KEYS: Final = "0123456789*#"
 
-FROZEN_MARGIN: Final = 10.0
-"""Seconds beyond what it takes that the PBX lets a step stand."""
+FROZEN_MARGIN: Final = 2.5
+"""Seconds beyond what it takes that the PBX lets a step stand: callers wait three at most for a frozen us."""
+
+SIGN_OF_LIFE: Final = 1.0
+"""Seconds between two signs to the PBX that we are alive while a sound is being made."""
 
 MAX_AHEAD: Final = 32
 """Keys typed ahead that are remembered."""
@@ -102,13 +107,13 @@ class Talk:
             media = await self._begin(prompt, locale)
         while not done:
             wait = inter_digit_timeout if digits else timeout
-            await self.allow((media.seconds if media else 0.0) + wait + most * inter_digit_timeout)
             gathered = await self.session.gather(
                 media,
                 max_digits=most - len(digits),
                 timeout=wait,
                 inter_digit_timeout=inter_digit_timeout,
                 terminator=terminator,
+                margin=FROZEN_MARGIN,
             )
             media = None
             clearings += "*" in gathered.digits
@@ -122,15 +127,29 @@ class Talk:
             await self.say(prompt, locale, barge_in=True)
 
     async def _begin(self, prompt: Prompt, locale: str) -> Media:
-        media = await self._sounds.get(prompt, locale)
+        media = await self._made(prompt, locale)
         await self.answer()
         self._journal.said(prompt, locale)
         return media
 
+    async def _made(self, prompt: Prompt, locale: str) -> Media:
+        """A sound; one that takes long is no reason for the PBX to give us up."""
+        ready = self._sounds.ready(prompt, locale)
+        if ready is not None:
+            return ready
+        making = asyncio.ensure_future(self._sounds.get(prompt, locale))
+        try:
+            while not (await asyncio.wait({making}, timeout=SIGN_OF_LIFE))[0]:
+                await self.allow(SIGN_OF_LIFE)
+            return making.result()
+        finally:
+            making.cancel()
+
     async def _one_key(self, media: Media | None, timeout: float) -> str:
         await self.answer()
-        await self.allow((media.seconds if media else 0.0) + timeout)
-        gathered = await self.session.gather(media, max_digits=1, timeout=timeout, terminator="")
+        gathered = await self.session.gather(
+            media, max_digits=1, timeout=timeout, terminator="", margin=FROZEN_MARGIN
+        )
         return gathered.digits
 
     def _take_ahead(self) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -108,6 +108,7 @@ class MemorySession:
         timeout: float,
         inter_digit_timeout: float = 2.0,
         terminator: str = "#",
+        margin: float | None = None,
     ) -> Gathered:
         """Take scripted keys; none left is a timeout, at once."""
         await asyncio.sleep(0)
@@ -279,8 +280,15 @@ class MemoryPbx:
             for leg in self._legs.values()
         )
 
-    async def fate(self, attempt_id: str, dialed_at_ms: int) -> Trace:
-        """Live legs, then notes, then its own start."""
+    async def fate(
+        self,
+        attempt_id: str,
+        dialed_at_ms: int,
+        *,
+        unseen_for: float = 0.0,
+        unseen: Callable[[], Awaitable[None]] | None = None,
+    ) -> Trace:
+        """Live legs, then notes, then its own start; no link can have left anything unread."""
         if attempt_id in self._legs:
             return Trace(Fate.LIVE)
         if attempt_id in self._notes:

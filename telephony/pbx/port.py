@@ -6,7 +6,7 @@ room knows which one answers. What it never does: dial twice for one `DialOrder`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -200,10 +200,13 @@ class CallSession(Protocol):
         timeout: float,
         inter_digit_timeout: float = 2.0,
         terminator: str = "#",
+        margin: float | None = None,
     ) -> Gathered:
         """Play (barge-in by any digit) and collect digits; times in seconds.
 
-        `timeout` counts from the end of the sound to the first digit. Keys typed ahead count.
+        `timeout` counts from the end of the sound to the first digit. Keys typed ahead count. With `margin`
+        the sound and each wait get an `extend` of their own, for their length and so many seconds: a
+        controller that freezes leaves nobody waiting longer.
         Asterisk: `STREAM FILE` with all digits, then `WAIT FOR DIGIT` for each further one.
         FreeSWITCH: `play_and_get_digits`.
         """
@@ -294,8 +297,19 @@ class Pbx(Protocol):
         """Every channel that stands now. Asterisk: `CoreShowChannels`. FreeSWITCH: `show channels`."""
         ...
 
-    async def fate(self, attempt_id: str, dialed_at_ms: int) -> Trace:
+    async def fate(
+        self,
+        attempt_id: str,
+        dialed_at_ms: int,
+        *,
+        unseen_for: float = 0.0,
+        unseen: Callable[[], Awaitable[None]] | None = None,
+    ) -> Trace:
         """What became of an attempt, as the PBX knows it.
+
+        Where it knows nothing of it, what an old link may have left unread gets some seconds to show.
+        `unseen` is awaited before that wait; `unseen_for` is how many seconds ago an earlier life of the
+        controller came so far, and is taken off it.
 
         Raises `PbxUnavailable` or `PbxTimeout` where it could not be asked.
         Asterisk: live channels, then the dialplan's note by `DBGet`, then `CoreStatus`.

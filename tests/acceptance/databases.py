@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,13 @@ class Database:
         path = self.url.removeprefix("sqlite:///")
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
             return str(connection.execute(query).fetchone()[0])
+
+    async def nothing_to_tell(self, seconds: float) -> None:
+        """Wait until the outbox is empty: what a killed sender had in hand is sent again after its lease."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while await asyncio.to_thread(self.value, _LEFT["open webhooks"]) != "0":
+                    await asyncio.sleep(0.2)
 
     def nothing_is_left(self) -> None:
         """No lease, no open attempt, nothing that is still to be told."""

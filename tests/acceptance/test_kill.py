@@ -56,6 +56,7 @@ async def storm(lab: Lab, folder: Path, database: Database, *, kills: int, rate:
             await running
             # What a killed controller was just sending is sent again when its lease ends.
             await told.all_told([asked.view["id"] for asked in load.accepted.values()], 60)
+            await database.nothing_to_tell(60)
             await no_channels(lab)
             verdict = judge(lab, load, told, [started for _killed, started in lives])
         finally:

@@ -224,7 +224,7 @@ async def test_the_pbx_is_away_at_the_request(lab: Lab, process: ControllerProce
 async def test_the_controller_is_killed(lab: Lab, process: ControllerProcess) -> None:
     rings, refuses = "+8613800000002", "+8613800000003"
     lab.carrier.subscribe(CALLED, answer_and_listen(after=0.1))
-    lab.carrier.subscribe(rings, answer_and_listen(after=9.0))
+    lab.carrier.subscribe(rings, answer_and_listen(after=15.0))
     lab.carrier.subscribe(refuses, reject(486, after=4.0, ring=True))
     async with api_of(process.url) as api:
         views = await asyncio.gather(*(api.verify(n) for n in (CALLED, rings, refuses)))

@@ -188,7 +188,8 @@ async def compare(lab: Lab, folder: Path, urls: Sequence[str], *, waiting: int, 
                 await asyncio.sleep(0.05)
         times: dict[str, list[float]] = {"idle": [], "backlog": []}
         for index in range(samples):
-            for place, (name, api) in enumerate((("idle", idle), ("backlog", loaded))):
+            pair = [(0, "idle", idle), (1, "backlog", loaded)]
+            for place, name, api in pair if index % 2 else reversed(pair):
                 number = f"+86138{place:02d}{index:06d}"
                 lab.carrier.subscribe(number, busy())
                 times[name].append(await seconds_to_invite(lab, api, number))

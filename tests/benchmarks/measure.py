@@ -32,7 +32,7 @@ Figures = Mapping[str, Sequence[float]]
 
 
 def cpu_of(pid: int) -> float:
-    """Processor seconds that a process has used, in steps of 10 ms, threads that ended included (proc(5))."""
+    """Processor seconds that a process has used, in steps of 10 ms: ended threads are in it (proc(5))."""
     fields = _stat(pid)
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -72,10 +72,8 @@ async def same_audio(lab: Lab, folder: Path) -> str:
 async def controller(lab: Lab, folder: Path, *before: str) -> AsyncIterator[ShippedController]:
     """Our controller as shipped, with the default log level and budgets."""
     with media_folder() as media:
-        speech = {"media_dir": str(media)}
-        process = ShippedController(
-            folder, settings_of(lab, folder, **DEFAULTS, speech=speech), before=before
-        )
+        settings = settings_of(lab, folder, **DEFAULTS, speech={"media_dir": str(media)})
+        process = ShippedController(folder, settings, before=before)
         await process.start()
         try:
             yield process

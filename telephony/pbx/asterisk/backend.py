@@ -27,7 +27,7 @@ from telephony.errors import PbxError, PbxRejected, PbxTimeout, PbxUnavailable, 
 from telephony.model.hangup import Cause, HangupCause, classify
 from telephony.net.ami import AmiClient, AmiConfig, Connected, Disconnected, EventsLost
 from telephony.net.fastagi import AgiChannel, FastAgiServer
-from telephony.pbx.asterisk.session import AgiSession
+from telephony.pbx.asterisk.session import IVR, AgiSession
 from telephony.pbx.port import (
     Accepted,
     Answered,
@@ -53,6 +53,9 @@ MACHINE_CONTEXT: Final = "telephony-machine"
 
 HANGUP_HANDLER: Final = "telephony-ended,s,1"
 """Runs on the channel before it is gone, answered or not, and notes its end in AstDB."""
+
+INBOUND_SCRIPTS: Final = ("inbound", IVR)
+"""`agi://…/inbound` and `agi://…/ivr/NAME`: what a dialplan asks of its own accord, without a nonce."""
 
 DAY_MS: Final = 86_400_000
 SETTLE_SECONDS: Final = 2.0
@@ -164,7 +167,7 @@ class AsteriskLeg:
 class AsteriskPbx:
     """The `Pbx` port on one Asterisk ≥ 20.
 
-    `on_inbound` takes FastAGI sessions that do not belong to a leg of ours.
+    `on_inbound` takes FastAGI sessions that a dialplan begins of its own accord (`INBOUND_SCRIPTS`).
     """
 
     def __init__(
@@ -356,7 +359,14 @@ class AsteriskPbx:
             if event.name == "CoreShowChannel"
         )
 
-    async def fate(self, attempt_id: str, dialed_at_ms: int) -> Trace:
+    async def fate(
+        self,
+        attempt_id: str,
+        dialed_at_ms: int,
+        *,
+        unseen_for: float = 0.0,
+        unseen: Callable[[], Awaitable[None]] | None = None,
+    ) -> Trace:
         """Ask the live channels, the dialplan's note, and how long Asterisk has been up.
 
         "Never rang" is said only after everything that an old link may have left unread has shown, and
@@ -364,7 +374,9 @@ class AsteriskPbx:
         """
         known = await self._known_fate(attempt_id, dialed_at_ms)
         if known is None:
-            await self._settled()
+            if unseen is not None:
+                await unseen()
+            await self._settled(SETTLE_SECONDS - max(0.0, unseen_for))
             known = await self._known_fate(attempt_id, dialed_at_ms)
         if known is not None:
             return known
@@ -400,14 +412,14 @@ class AsteriskPbx:
     def _link_age(self) -> float:
         return asyncio.get_running_loop().time() - self._link_since
 
-    async def _settled(self) -> None:
+    async def _settled(self, seconds: float) -> None:
         """Let pass the time in which Asterisk reads what whoever ordered the attempt may have sent it.
 
         It counts from an answer that Asterisk gave us, on one link. The look for a restart belongs to it:
         what it finds is as fresh as the answer it allows.
         """
         link = self._link_since
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(max(0.0, seconds))
         if self._link_since != link:
             raise PbxUnavailable("the link broke while an attempt was looked for", sent=False)
         await self._look_for_restart()
@@ -616,7 +628,7 @@ class AsteriskPbx:
             leg.deliver(Answered(session, now - (leg.up_since or now)))
             await session.over()
             return
-        if nonce or self._on_inbound is None:
+        if nonce or self._on_inbound is None or channel.script.partition("/")[0] not in INBOUND_SCRIPTS:
             self.stray_sessions += 1
             log.warning("session.refused", channel=channel.unique_id, peer=str(channel.peer))
             return

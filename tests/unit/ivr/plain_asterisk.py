@@ -57,7 +57,7 @@ class PlainAsterisk:
                     assert target in labels, (extension, target)
                 elif len(parts) == 2:
                     assert (context, parts[0]) in self.plan, (extension, target)
-                elif parts[0].startswith("ivr-"):
+                elif parts[0].startswith("telephony-ivr-"):
                     assert (parts[0], parts[1]) in self.plan, (extension, target)
         return True
 

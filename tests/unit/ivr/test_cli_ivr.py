@@ -164,8 +164,11 @@ def test_a_tree_is_compiled_with_its_sounds(tmp_path: Path, run: Run) -> None:
     )
     done = run("compile", str(tree), "-o", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"#include {tmp_path}/out/ivr-small.conf\n"
-    assert f"Set(IVR__SOUNDS={tmp_path}/out/sounds)" in (tmp_path / "out" / "ivr-small.conf").read_text()
+    assert done.stdout == f"#include {tmp_path}/out/telephony-ivr-small.conf\n"
+    assert (
+        f"Set(IVR__SOUNDS={tmp_path}/out/sounds)"
+        in (tmp_path / "out" / "telephony-ivr-small.conf").read_text()
+    )
     assert (tmp_path / "out" / "sounds" / "en" / "main.prompt.ulaw").stat().st_size > 1000
     assert (tmp_path / "out" / "sounds" / "en" / "ivr.invalid.alaw").is_file()
     again = run(

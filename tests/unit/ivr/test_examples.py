@@ -12,7 +12,7 @@ from telephony.ivr.faults import Severity
 from telephony.ivr.golden import GoldenFile, play, read_golden
 from telephony.ivr.lint import Rules
 from telephony.ivr.simulate import Caller, simulate
-from telephony.ivr.sounds import warm
+from telephony.ivr.sounds import Wardrobe
 from telephony.ivr.transcript import phrases_of
 from telephony.resources import data_dir
 from telephony.speech.engine import EspeakNg
@@ -85,7 +85,7 @@ async def test_they_can_be_said(tmp_path: Path) -> None:
         cache_limit_bytes=100_000_000,
     )
     try:
-        await warm(studio, [EDITION.trees["satisfaction"]])
+        await Wardrobe(studio).make(1, [EDITION.trees["satisfaction"]])
     finally:
         await studio.close()
     assert not list((tmp_path / "media").iterdir())

@@ -12,11 +12,11 @@ import pytest
 
 from telephony.calls.engine import CallEngine, EngineConfig
 from telephony.calls.policy import PRIORITIES
-from telephony.errors import InputError, PbxTimeout
+from telephony.errors import EngineError, InputError, PbxTimeout
 from telephony.ivr.book import TreeBook
 from telephony.ivr.flow import InboundIvr, IvrFlow
 from telephony.ivr.journal import Visit
-from telephony.ivr.sounds import static_prompts, warm
+from telephony.ivr.sounds import Wardrobe, static_prompts
 from telephony.model.call import FINAL_CALL_STATUSES, CallClass
 from telephony.model.ids import new_id
 from telephony.model.media import Media
@@ -74,12 +74,15 @@ class Rig:
         trees = folder / "trees"
         trees.mkdir()
         (trees / "solved.yaml").write_text(TREE, "utf-8")
-        self.book = TreeBook(trees, prepare=lambda edition: warm(self.studio, edition.trees.values()))
+        self.wardrobe = Wardrobe(self.studio)
+        self.book = TreeBook(
+            trees, prepare=lambda edition: self.wardrobe.make(edition.number, edition.trees.values())
+        )
         self.visits: list[Visit] = []
         self.store = store
         self.pbx = MemoryPbx()
         self.router = Router((Trunk("a", "a"),))
-        self.flow = IvrFlow(self.book, self.studio, watch=self.visits.append)
+        self.flow = IvrFlow(self.book, self.studio, watch=self.visits.append, wardrobe=self.wardrobe)
         self.engine = CallEngine(
             store,
             self.pbx,
@@ -89,6 +92,12 @@ class Rig:
             discard=self.studio.discard,
             config=EngineConfig(drain=0.2, hangup_patience=1.0, number_pause=0.05),
         )
+
+    def left(self) -> set[str]:
+        """The sounds that lie there and do not belong to every call."""
+        with self.wardrobe.lent(self.book.edition.number) as common:
+            kept = {media.name.rpartition("/")[2] for media in common.values()}
+        return {path.stem for path in self.media.glob("*.?law")} - kept
 
     async def call(self, **values: Any) -> RequestRecord:
         moment = time.time_ns() // 1_000_000
@@ -148,7 +157,7 @@ async def test_a_tree_is_called_out(rig: Rig) -> None:
     assert rig.pbx.sessions[0].variables["TELEPHONY_LANGUAGE"] == "zh-CN"
     # Only digits were new: everything else had been rendered when the tree was loaded.
     assert set(rig.voice.said[rendered:]) <= set("零幺二三四五六七八九")
-    assert not list(rig.media.glob("*.?law")), "every sound is erased with the call"
+    assert not rig.left(), "every sound is erased with the call"
 
 
 async def test_nobody_is_rung_for_a_tree_that_is_not_there(rig: Rig) -> None:
@@ -217,7 +226,7 @@ async def test_a_tree_takes_calls_in(rig: Rig) -> None:
     assert handed.transferred_to == ("100", "default")
     gone = MemorySession("3", NUMBER, "4008", Callee(hang_up_after=1))
     await inbound(gone)
-    assert not list(rig.media.glob("*.?law"))
+    assert not rig.left()
 
 
 async def test_a_call_for_no_tree_is_left_to_the_dialplan(rig: Rig) -> None:
@@ -233,7 +242,7 @@ async def test_a_pbx_that_does_not_answer_ends_it(rig: Rig) -> None:
             raise PbxTimeout("no answer")
 
     await InboundIvr(rig.book, rig.studio, default_tree="solved")(Frozen("1", "", "", Callee(keys="1")))
-    assert not list(rig.media.glob("*.?law"))
+    assert not rig.left()
 
 
 def test_what_is_rendered_at_load() -> None:
@@ -247,20 +256,37 @@ def test_what_is_rendered_at_load() -> None:
     assert PERSON in nodes
 
 
-async def test_warming_erases_what_it_made(rig: Rig) -> None:
-    made: list[Media] = []
+async def test_sounds_of_an_edition_go_when_no_call_says_them(rig: Rig) -> None:
+    trees = rig.book.edition.trees.values()
+    files = {path.name for path in rig.media.glob("*.?law")}
+    assert files
+    with rig.wardrobe.lent(1) as sounds:
+        assert sounds
+        await rig.wardrobe.make(2, trees)
+        assert files < {path.name for path in rig.media.glob("*.?law")}
+    left = {path.name for path in rig.media.glob("*.?law")}
+    assert len(left) == len(files)
+    assert not left & files
+    with rig.wardrobe.lent(1) as sounds:
+        assert not sounds
 
-    class Counting:
+
+async def test_an_edition_that_can_not_be_said_leaves_no_sound(rig: Rig) -> None:
+    class Hoarse:
+        made = 0
+
         async def compose(self, prompt: Prompt, locale: str) -> Media:
-            media = await rig.studio.compose(prompt, locale)
-            made.append(media)
-            return media
+            self.made += 1
+            if self.made > 3:
+                raise EngineError("hoarse")
+            return await rig.studio.compose(prompt, locale)
 
         discard = staticmethod(rig.studio.discard)
 
-    await warm(Counting(), rig.book.edition.trees.values())
-    assert made
-    assert not list(rig.media.glob("*.?law"))
+    before = len(list(rig.media.glob("*.?law")))
+    with pytest.raises(EngineError):
+        await Wardrobe(Hoarse()).make(1, rig.book.edition.trees.values())
+    assert len(list(rig.media.glob("*.?law"))) == before
 
 
 def test_variables_are_checked_before_a_call_is_asked_for(rig: Rig) -> None:

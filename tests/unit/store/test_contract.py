@@ -15,7 +15,7 @@ from telephony.errors import InputError, NotFound, StaleFence, StoreError
 from telephony.model.call import AttemptPhase, CallClass, CallStatus, VerificationStatus
 from telephony.model.ids import new_id
 from telephony.store import Store
-from telephony.store.records import CheckFailureRecord, InFlight, Mismatch, New, Replay
+from telephony.store.records import AttemptTimes, CheckFailureRecord, InFlight, Mismatch, New, Replay
 
 
 class TestRecords:
@@ -477,6 +477,31 @@ class TestCounting:
             assert await work.attempts.count_to_number_since(TO, START) == 2
             assert await work.attempts.count_to_number_since(TO, START + 1) == 1
             assert await work.attempts.count_to_number_since("+1", START) == 0
+
+    async def test_the_times_of_attempts_come_in_pages(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By the moment of dialling, though an attempt may have been made a little earlier."""
+        record = a_request()
+        made = []
+        async with store.transaction() as work:
+            await work.requests.add(record)
+            for number in range(1, 8):
+                monkeypatch.setattr("time.time_ns", lambda at=START + number: at * 1_000_000)
+                dialed = None if number == 6 else START + 100 * number
+                times = {"dialed_at": dialed, "answered_at": dialed, "ended_at": START + 100 * number + 50}
+                trunk = "b" if number == 3 else "a"
+                one = an_attempt(record, number=number, trunk=trunk, phase=AttemptPhase.ENDED, **times)
+                await work.attempts.add(one)
+                made.append(one)
+        expected = [AttemptTimes(one.id, one.dialed_at or 0, one.answered_at, one.ended_at) for one in made]
+        async with store.reading() as work:
+            times_of = work.attempts.times
+            first = await times_of(START + 200, START + 700, limit=3)
+            assert first == expected[1:4]
+            assert await times_of(START + 200, START + 700, after=first[-1].id, limit=3) == [expected[4]]
+            assert await times_of(START, START + 9_999, trunk="b") == [expected[2]]
+            assert await times_of(START + 701, START + 9_999) == []
 
     async def test_a_number_of_an_attempt_is_given_once(self, store: Store) -> None:
         record = a_request()

@@ -43,10 +43,8 @@ async def storm(lab: Lab, folder: Path, database: Database, *, kills: int, rate:
         running = asyncio.create_task(load.run())
         lives = [(time.time(), time.time())]
         try:
-            for count in range(kills):
-                # In lives below two seconds nothing that never rang can be told so; then one is longer.
-                longest = 1.5 if count % 5 else 5.0
-                await asyncio.sleep(chance.uniform(0.1, 1.0) * longest)
+            for _ in range(kills):
+                await asyncio.sleep(chance.uniform(0.1, 1.5))
                 await process.kill()
                 killed = time.time()
                 await process.start()

@@ -23,6 +23,14 @@ from telephony.egress.deliverer import Deliverer
 from telephony.egress.guard import Guard
 from telephony.egress.http import Egress, HttpCaller
 from telephony.errors import ConfigError, StoreError
+from telephony.ivr.book import Edition, TreeBook
+from telephony.ivr.flow import InboundIvr, TreeFlows
+from telephony.ivr.handover import DialplanQueues, DialplanTransfers
+from telephony.ivr.known import rules_here
+from telephony.ivr.sounds import Wardrobe
+from telephony.ivr.standins import NoWebhooks, Services
+from telephony.ivr.tree import Webhook
+from telephony.ivr.webhooks import SignedWebhooks
 from telephony.model.prompt import Phrase
 from telephony.net.ami import AmiConfig
 from telephony.pbx.asterisk import AsteriskConfig, AsteriskPbx
@@ -114,7 +122,11 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
         await studio.prepare(settings.speech.locales, branded)
         store = await Store.open(settings.store.url, owner=settings.server.node)
         stack.push_async_callback(store.close)
-        pbx = AsteriskPbx(_asterisk(settings, derive_key(master_key, "session-nonce")))
+        ivr = await _ivr(stack, settings, studio)
+        pbx = AsteriskPbx(
+            _asterisk(settings, derive_key(master_key, "session-nonce")),
+            on_inbound=ivr.inbound if ivr else None,
+        )
         codes = CodeBox(master_key)
         router = Router(settings.trunk_list(), settings.route_rules(), settings.overflow.trunks)
         endpoints = settings.webhook_endpoints()
@@ -126,16 +138,15 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
         notices = Notices(endpoints, deliverer.wake)
         book = PaymentBook(store, notices)
         app = AppQuestion(egress, guard, endpoints)
-        flows = FlowRegistry([AnnouncementFlow(store, studio)], notices)
+        flows = FlowRegistry([AnnouncementFlow(store, studio)], notices, ivr.flows if ivr else None)
         engine = CallEngine(
             store,
             pbx,
             router,
-            {
-                VerificationFlow.name: VerificationFlow(store, studio, codes, notices=notices),
-                PaymentFlow.name: PaymentFlow(book, studio, app=app, agent=_agent(settings)),
-                **flows.for_engine(),
-            },
+            flows.for_engine(
+                VerificationFlow(store, studio, codes, notices=notices),
+                PaymentFlow(book, studio, app=app, agent=_agent(settings)),
+            ),
             owner=settings.server.node,
             discard=studio.discard,
             config=_engine(settings),
@@ -212,10 +223,71 @@ def run(settings: Settings) -> None:
         uvloop.run(serve(settings))
 
 
+@dataclass(frozen=True, slots=True)
+class _Ivr:
+    """Trees, called in and out."""
+
+    inbound: InboundIvr
+    flows: TreeFlows
+
+
+async def _ivr(stack: AsyncExitStack, settings: Settings, studio: Studio) -> _Ivr | None:
+    """Load the trees, render what they say, and watch their folder. Raises `ConfigError` for a faulty one."""
+    ivr = settings.ivr
+    if ivr.folder is None:
+        return None
+    guard = Guard(ivr.allow_private)
+    caller = HttpCaller(guard)
+    stack.push_async_callback(caller.close)
+    secrets = settings.ivr_webhook_secrets()
+    services = Services(
+        webhooks=SignedWebhooks(Egress(caller), secrets) if secrets else NoWebhooks(),
+        queues=DialplanQueues(ivr.queue_context),
+        transfers=DialplanTransfers(ivr.number_context),
+    )
+    wardrobe = Wardrobe(studio)
+
+    async def make_ready(edition: Edition) -> None:
+        _check_edition(settings, edition, asks=bool(secrets))
+        await wardrobe.make(edition.number, edition.trees.values())
+
+    served = ("transfer", "queue") if ivr.queue_context else ("transfer",)
+    rules = rules_here(_packs(), settings.speech.recordings_dir, guard, served)
+    book = TreeBook(ivr.folder, rules, prepare=make_ready)
+    await book.start()
+    stack.push_async_callback(book.stop)
+    inbound = InboundIvr(
+        book, studio, services, default_tree=ivr.inbound, numbers=ivr.numbers, wardrobe=wardrobe
+    )
+    return _Ivr(inbound, TreeFlows(book, studio, services, wardrobe))
+
+
+def _check_edition(settings: Settings, edition: Edition, *, asks: bool) -> None:
+    """Refuse trees that the settings don't fit; raises `ConfigError`."""
+    ivr = settings.ivr
+    named = {"ivr.inbound": ivr.inbound} if ivr.inbound else {}
+    named |= {f"ivr.numbers.{number}": tree for number, tree in ivr.numbers.items()}
+    for key, tree in named.items():
+        if tree not in edition.trees:
+            known = ", ".join(sorted(edition.trees)) or "none: the folder is empty"
+            raise ConfigError(key, f"there is no tree {tree}", f"Write one of {known}")
+    for name, one in edition.trees.items():
+        if not asks and any(isinstance(node, Webhook) for node in one.nodes.values()):
+            raise ConfigError(
+                "ivr.webhook_secret",
+                f"is missing, and the tree {name} asks an app",
+                'Make one with: echo "whsec_$(openssl rand -base64 32)"',
+            )
+
+
+def _packs() -> Packs:
+    return Packs.load(data_dir("audio"))
+
+
 def _studio(settings: Settings) -> Studio:
     speech = settings.speech
     return Studio(
-        Packs.load(data_dir("audio")),
+        _packs(),
         EspeakNg(),
         cache_dir=speech.cache_dir,
         media_dir=speech.media_dir,
@@ -242,6 +314,7 @@ def _asterisk(settings: Settings, nonce_key: bytes) -> AsteriskConfig:
         nonce_key=nonce_key,
         agi_host=agi.host,
         agi_port=agi.port,
+        agi_address=agi.advertise,
         allowed_peers=agi.allowed_peers,
         max_sessions=agi.max_connections,
         drain_seconds=settings.server.drain_seconds,
@@ -250,6 +323,7 @@ def _asterisk(settings: Settings, nonce_key: bytes) -> AsteriskConfig:
 
 def _engine(settings: Settings) -> EngineConfig:
     return EngineConfig(
+        lease=settings.store.lease_seconds,
         drain=settings.server.drain_seconds,
         max_calls=settings.calls.max_calls,
         otp_share=settings.calls.otp_share,

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 import typer
 
 from telephony import __version__
+from telephony.cli_ivr import app as ivr_app
+from telephony.cli_trunks import app as trunks_app
 from telephony.errors import (
     ConfigError,
     InputError,
@@ -85,6 +87,8 @@ webhooks_app = typer.Typer(help="Show webhooks on their way, or send a dead one 
 app.add_typer(webhooks_app, name="webhooks")
 app.add_typer(key_app, name="key")
 app.add_typer(lab_app, name="lab")
+app.add_typer(ivr_app, name="ivr")
+app.add_typer(trunks_app, name="trunks")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Url = Annotated[str, typer.Option(envvar="TELEPHONY_URL", help="Where the controller is.")]

@@ -27,6 +27,7 @@
     │   └── EngineError             the synthesiser failed or is not installed
     ├── StoreError                  what should be on disk is not
     │   ├── StoreUnavailable        locked, full, gone: nothing was written
+    │   │   └── StoreCrowded        too many transactions wait for it; it is an `Overloaded` as well
     │   └── StaleFence              somebody else owns this row by now
     ├── EgressError                 somebody else's server, or the way to it
     │   ├── AddressRefused          we don't go there: a private address, an unusable URL; nothing was sent
@@ -180,6 +181,10 @@ class StoreError(TelephonyError):
 
 class StoreUnavailable(StoreError):
     """Locked, full or gone: nothing was written."""
+
+
+class StoreCrowded(StoreUnavailable, Overloaded):
+    """Too many transactions wait for the store already: whoever bears a failing store bears this."""
 
 
 class StaleFence(StoreError):

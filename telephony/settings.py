@@ -165,6 +165,24 @@ def _no_domain(text: str) -> str | None:
     return "is not a domain; write it like sip.carrier.example"
 
 
+def _no_tree(text: str) -> str | None:
+    if re.fullmatch(r"([a-z][a-z0-9_-]{0,63})?", text):
+        return None
+    return "is not a tree's name; write that of its file, without .yaml"
+
+
+def _no_called_number(text: str) -> str | None:
+    if re.fullmatch(r"\+?[0-9]{1,20}", text):
+        return None
+    return "is not a called number; write digits with or without a leading +"
+
+
+def _no_agi_address(text: str) -> str | None:
+    if re.fullmatch(r"(([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5})?", text):
+        return None
+    return "is not an address; write host:port as the PBX reaches it, such as 10.0.0.5:4573"
+
+
 def _no_store(text: str) -> str | None:
     if _STORES.fullmatch(text):
         return None
@@ -224,9 +242,13 @@ class Server(Section):
 
 
 class StoreSection(Section):
-    """`[store]`: `sqlite:///path` or `postgresql://user@host/database`."""
+    """`[store]`: `sqlite:///path` or `postgresql://user@host/database`.
+
+    What a controller was doing that died is taken over by another one after `lease_seconds`.
+    """
 
     url: Annotated[str, _checked(_no_store)] = "sqlite:///var/telephony.db"
+    lease_seconds: Annotated[float, Field(ge=15, le=300)] = 30.0
 
 
 class Secrets(Section):
@@ -261,10 +283,15 @@ class PbxSection(Section):
 
 
 class FastAgi(Section):
-    """`[fastagi]`: where Asterisk's dialplan reaches us, and from where it may."""
+    """`[fastagi]`: where Asterisk's dialplan reaches us, and from where it may.
+
+    Calls of this controller are sent to `advertise` (`host:port`); without it, to where the dialplan's own
+    `TELEPHONY_AGI` points.
+    """
 
     host: Line = "127.0.0.1"
     port: Port = 4573
+    advertise: Annotated[str, _checked(_no_agi_address)] = ""
     allowed_peers: tuple[Annotated[str, _checked(_no_network)], ...] = Field(
         ("127.0.0.0/8", "::1/128"), min_length=1
     )
@@ -485,6 +512,25 @@ class Webhooks(Section):
     allow_private: tuple[Annotated[str, _checked(_no_reachable_entry)], ...] = ()
 
 
+class IvrSection(Section):
+    """`[ivr]`: the trees of `folder`, for those who call in and to be called out (docs/ivr.md).
+
+    A call for which the dialplan names no tree gets that of its called number in `numbers`, else `inbound`.
+    Queues go on in the dialplan at `queue_context`, each at the extension of its name, numbers at
+    `number_context`; without them neither is there. Webhooks are signed with `webhook_secret`;
+    `allow_private` is what they may reach beside the Internet.
+    """
+
+    folder: Path | None = None
+    inbound: Annotated[str, _checked(_no_tree)] = ""
+    numbers: dict[Annotated[str, _checked(_no_called_number)], Annotated[str, _checked(_no_tree)]] = {}
+    queue_context: Annotated[str, _checked(_no_dialplan_name)] = ""
+    number_context: Annotated[str, _checked(_no_dialplan_name)] = ""
+    webhook_secret: SecretStr | None = None
+    webhook_secret_file: Path | None = None
+    allow_private: tuple[Annotated[str, _checked(_no_reachable_entry)], ...] = ()
+
+
 class Log(Section):
     """`[log]`."""
 
@@ -513,6 +559,7 @@ class Settings(Section):
     numbers: Numbers
     clients: tuple[ClientSection, ...] = Field(min_length=1)
     webhooks: Webhooks = Webhooks()
+    ivr: IvrSection = IvrSection()
     log: Log = Log()
 
     def client_list(self) -> tuple[Client, ...]:
@@ -583,6 +630,21 @@ class Settings(Section):
             for place, client in enumerate(self.clients)
             if client.webhook_url is not None
         }
+
+    def ivr_webhook_secrets(self) -> tuple[bytes, ...]:
+        """What signs the webhooks of trees, decoded; empty where nothing is written. Raises `ConfigError`."""
+        ivr = self.ivr
+        if ivr.webhook_secret is not None:
+            key, text = "ivr.webhook_secret", ivr.webhook_secret.get_secret_value()
+        elif ivr.webhook_secret_file is not None:
+            key = "ivr.webhook_secret_file"
+            text = _read_secret(key, ivr.webhook_secret_file)
+        else:
+            return ()
+        try:
+            return (decode_secret(text),)
+        except InputError as error:
+            raise ConfigError(key, error.problem, error.mend) from None
 
     def delivery_rules(self) -> DeliveryRules:
         """The bounds of `[webhooks]`."""
@@ -745,6 +807,7 @@ def _faults_between(settings: Settings) -> Iterator[ConfigError]:
     if bool(payments.transfer_extension) != bool(payments.transfer_context):
         missing = "transfer_context" if payments.transfer_extension else "transfer_extension"
         yield ConfigError(f"payments.{missing}", "is missing beside the other", "Write both, or neither")
+    yield from _ivr_faults(settings)
     ami = settings.pbx.ami
     if ami.secret is not None and ami.secret_file is not None:
         yield ConfigError("pbx.ami.secret", "stands beside secret_file", "Keep one of the two")
@@ -801,6 +864,25 @@ def _trunk_faults(settings: Settings) -> Iterator[ConfigError]:
         yield ConfigError("overflow.recovered_at", "leaves no distance to saturated_at", mend)
     if settings.breaker.longest < settings.breaker.pause:
         yield ConfigError("breaker.longest", "is shorter than pause", "Write pause or more")
+
+
+def _ivr_faults(settings: Settings) -> Iterator[ConfigError]:
+    ivr = settings.ivr
+    if ivr.folder is None:
+        for key in ("inbound", "numbers"):
+            if getattr(ivr, key):
+                yield ConfigError(
+                    f"ivr.{key}", "names a tree without ivr.folder", "Write the folder of trees"
+                )
+    elif not ivr.folder.is_dir():
+        yield ConfigError("ivr.folder", f"{ivr.folder} is not a folder", "Name the folder of your trees")
+    if ivr.webhook_secret is not None and ivr.webhook_secret_file is not None:
+        yield ConfigError("ivr.webhook_secret", "stands beside webhook_secret_file", "Keep one of the two")
+        return
+    try:
+        settings.ivr_webhook_secrets()
+    except ConfigError as error:
+        yield error
 
 
 def _webhook_faults(section: str, client: ClientSection) -> Iterator[ConfigError]:

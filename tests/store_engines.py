@@ -28,11 +28,12 @@ class PostgresMissing(Exception):
 class PostgresServer:
     """A server of our own, with `fsync` on, in a folder of our own."""
 
-    def __init__(self, binaries: Path, folder: Path, port: int, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, binaries: Path, folder: Path, account: dict[str, Any]) -> None:
         self._binaries = binaries
         self._folder = folder
-        self._port = port
-        self._process = process
+        self._account = account
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
     def start(cls) -> PostgresServer:
@@ -63,23 +64,44 @@ class PostgresServer:
         if made.returncode != 0:
             shutil.rmtree(folder, ignore_errors=True)
             raise PostgresMissing(f"initdb failed: {made.stderr.decode(errors='replace')[-200:]}")
-        port = _free_port()
-        process = subprocess.Popen(
-            [str(binaries / "postgres"), "-D", str(folder / "data"), "-p", str(port), *_SETTINGS],
+        server = cls(binaries, folder, account)
+        server.run()
+        return server
+
+    def run(self) -> None:
+        """Start it, at first or after `crash`; returns once it answers."""
+        self._process = subprocess.Popen(
+            [
+                str(self._binaries / "postgres"),
+                "-D",
+                str(self._folder / "data"),
+                "-p",
+                str(self._port),
+                *_SETTINGS,
+            ],
             stdout=subprocess.DEVNULL,
-            stderr=(folder / "log").open("wb"),
-            **account,
-            cwd=folder,
+            stderr=(self._folder / "log").open("ab"),
+            **self._account,
+            cwd=self._folder,
         )
-        server = cls(binaries, folder, port, process)
         deadline = time.monotonic() + 20
-        while not server._ready():
-            if process.poll() is not None or time.monotonic() > deadline:
-                log = (folder / "log").read_text(errors="replace")[-400:]
-                server.stop()
+        while not self._ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                log = (self._folder / "log").read_text(errors="replace")[-400:]
+                self.stop()
                 raise PostgresMissing(f"the server did not come up: {log}")
             time.sleep(0.05)
-        return server
+
+    def crash(self) -> None:
+        """End it without a last checkpoint: `run` begins with a recovery."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.send_signal(signal.SIGQUIT)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(10)
 
     def _ready(self) -> bool:
         answer = subprocess.run(
@@ -104,15 +126,8 @@ class PostgresServer:
         return done.stdout.strip()
 
     def stop(self) -> None:
-        """End the server at once and remove its folder."""
-        if self._process.poll() is None:
-            # Without a last checkpoint: nobody reads this folder again.
-            self._process.send_signal(signal.SIGQUIT)
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait(10)
+        """End the server at once and remove its folder: nobody reads it again."""
+        self.crash()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -137,7 +152,8 @@ def _account() -> dict[str, Any]:
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
-def _free_port() -> int:
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody listens on just now."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])

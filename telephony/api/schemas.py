@@ -448,6 +448,18 @@ class Attempt(Reply):
         )
 
 
+class PathStep(Reply):
+    """A node of a tree that a call came to."""
+
+    tree: str
+    node: str
+    type: str
+    at: Moment
+    keys: str = Field(description="What was pressed there")
+    outcome: str
+    to: str = Field(description="Where it led; empty where the call ended")
+
+
 class Call(Reply):
     """A call with its attempts."""
 
@@ -471,6 +483,9 @@ class Call(Reply):
     metadata: Mapping[str, Any]
     out_id: str | None
     attempts: tuple[Attempt, ...]
+    path: tuple[PathStep, ...] = Field(
+        description="The nodes of its IVR tree, first to last, once it is over; secret keys are a mark"
+    )
 
     @classmethod
     def of(cls, view: CallView) -> Call:
@@ -494,6 +509,7 @@ class Call(Reply):
             metadata=view.metadata,
             out_id=view.out_id,
             attempts=tuple(Attempt.of(attempt) for attempt in view.attempts),
+            path=tuple(PathStep(**step) for step in view.path),
         )
 
 

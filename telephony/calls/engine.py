@@ -25,19 +25,24 @@ from typing import Any, Final
 
 import structlog
 
+from telephony.calls.custody import Custody
 from telephony.calls.flow import Flow, Outcome, Prepared
 from telephony.calls.outcome import interrupted, unanswered
 from telephony.calls.policy import PRIORITIES, RetryPolicy, Step, policy_for
 from telephony.calls.quiet import Window, next_allowed
 from telephony.errors import (
     CallEnded,
+    ConfigError,
     DestinationNotAllowed,
+    InputError,
+    Overloaded,
     PbxError,
     PbxRejected,
     PbxUnavailable,
     SpeechError,
     StaleFence,
     StoreError,
+    StoreUnavailable,
     TelephonyError,
 )
 from telephony.model.call import FINAL_CALL_STATUSES, AttemptPhase, CallClass, CallStatus
@@ -57,19 +62,26 @@ from telephony.pbx.port import (
     Ringing,
     Trace,
 )
-from telephony.store import Store, UnitOfWork
+from telephony.store import PokeKind, Store, UnitOfWork
 from telephony.store.records import AttemptRecord, EventRecord, RequestRecord
 from telephony.trunks.routing import Route, Router
 
 log = structlog.get_logger(__name__)
 
 STORE_PATIENCE: Final = 60.0
-"""Seconds that an outcome waits for a store that cannot be written, before it is left to recovery."""
+"""Seconds that an outcome is tried again for which the store refuses, before it is left to recovery. One
+that only can't be written now waits for as long as that takes."""
 
 STORE_PAUSE: Final = 1.0
 """Seconds between looks at a store that failed us."""
 
 CLAIM_BATCH: Final = 50
+
+UNSEEN_TRUSTED: Final = 60.0
+"""Seconds for which an earlier life's word counts; beyond them a clock may have been set."""
+
+_UNSEEN: Final = "unseen"
+"""In a request's progress: the attempt of which the PBX knows nothing, and since when that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +122,23 @@ class _Life:
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
     session: CallSession | None = None
+    began: tuple[int, float] = (0, 0.0)
+    """When it became ours: by the wall clock (ms) and by the steady one (s)."""
 
 
 @dataclass(slots=True)
 class _Talk:
-    """One leg being followed, and the conversation on it once it is answered."""
+    """One leg being followed, and the conversation on it once it is answered.
+
+    `mark` writes how far it came: beside the events, so that a slow store keeps nobody waiting.
+    """
 
     leg: Leg
     prepared: Prepared
     task: asyncio.Task[Outcome] | None = None
+    mark: asyncio.Task[None] | None = None
+    listened: bool = False
+    """Whether the call ended while the PBX listened for a machine."""
 
 
 class CallEngine:
@@ -139,6 +159,7 @@ class CallEngine:
         discard: Callable[[Media], None],
         config: EngineConfig | None = None,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._pbx = pbx
@@ -148,9 +169,22 @@ class CallEngine:
         self._discard = discard
         self._config = config or EngineConfig()
         self._clock = clock
+        self._steady = steady
         self._lives: dict[str, _Life] = {}
         self._wake = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._claims: asyncio.Task[None] | None = None
+        self._custody = Custody(
+            store,
+            owner,
+            self._config.lease,
+            in_hand=self._lives.keys,
+            found=lambda request, attempt: self._begin(request, attempt, inherited=True),
+            renewed=self._on_renewed,
+            canceled=self._on_canceled,
+            due=self._wake.set,
+            wall=clock,
+            steady=steady,
+        )
         self._changed: dict[str, asyncio.Event] = {}
         self._stopping = False
 
@@ -161,25 +195,23 @@ class CallEngine:
 
     async def start(self) -> None:
         """Take over what an earlier life left, then begin to work."""
-        await self._take_over(own=True)
-        self._tasks = [
-            asyncio.create_task(self._claim_due(), name="calls-due"),
-            asyncio.create_task(self._renew_leases(), name="calls-leases"),
-        ]
+        await self._custody.start()
+        self._claims = asyncio.create_task(self._claim_due(), name="calls-due")
 
     async def stop(self) -> None:
         """Let running calls end within the drain time; what is left is settled by the next life."""
         self._stopping = True
-        self._wake.set()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._custody.take_no_more()
+        if self._claims is not None:
+            self._claims.cancel()
+            await asyncio.gather(self._claims, return_exceptions=True)
         running = [life.task for life in self._lives.values() if life.task]
         if running:
             _done, left = await asyncio.wait(running, timeout=self._config.drain)
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+        await self._custody.stop()
 
     async def place(self, work: UnitOfWork, request: RequestRecord, route: Route | None) -> Placed:
         """Write a new request: already ours and dialling where it may start now, else in the queue."""
@@ -194,12 +226,14 @@ class CallEngine:
         if not starts_now or route is None:
             waiting = replace(request, status=CallStatus.QUEUED, due_at=self._next_look(request, now))
             await work.requests.add(waiting)
+            if (waiting.due_at or 0) <= now and (self._stopping or not self._may_start(request)):
+                await work.pokes.send(PokeKind.DUE)
             return Placed(waiting, None)
         ours = replace(
             request,
             owner=self._owner,
             fence=1,
-            lease_until=now + round(self._config.lease * 1000),
+            lease_until=self._custody.now() + self._custody.lease_ms,
             status=CallStatus.DIALING,
             attempts_made=1,
         )
@@ -248,20 +282,37 @@ class CallEngine:
         return policy_for(call_class, wanted, self._config.retry.get(call_class))
 
     async def cancel(self, request_id: str) -> None:
-        """Stop a call: queued it ends at once, ringing it is hung up, answered its flow is told."""
+        """Stop a call, whoever runs it: queued it ends, ringing it is hung up, answered its flow is told."""
         now, waiting = self._clock(), None
         async with self._store.transaction() as work:
-            await work.requests.ask_cancel(request_id, now)
-            if request_id not in self._lives and not self._stopping:
-                # Its end takes no place, so it waits for none.
-                lease = round(self._config.lease * 1000)
-                waiting = await work.requests.claim(request_id, self._owner, now, lease)
-        life = self._lives.get(request_id)
+            asked = await work.requests.ask_cancel(request_id, now)
+            if request_id not in self._lives:
+                if not self._stopping:
+                    # Its end takes no place, so it waits for none.
+                    waiting = await work.requests.claim(
+                        request_id, self._owner, now, self._custody.lease_ms, lease_now=self._custody.now()
+                    )
+                if asked and waiting is None:
+                    await work.pokes.send(PokeKind.CANCEL, request_id)
         if waiting is not None:
             self._begin(waiting, None)
-        elif life:
+        else:
+            self._on_canceled(request_id)
+
+    def _on_canceled(self, request_id: str) -> None:
+        """Somebody asked to cancel a request: it is at work here, or in the queue, or elsewhere."""
+        life = self._lives.get(request_id)
+        if life is None:
+            self._wake.set()
+        else:
             life.cancel.set()
-        self._wake.set()
+
+    def _on_renewed(self, request_id: str, until: int, canceled: bool) -> None:
+        life = self._lives.get(request_id)
+        if life is not None:
+            life.request = replace(life.request, lease_until=until)
+            if canceled:
+                life.cancel.set()
 
     def change(self, request_id: str) -> asyncio.Event | None:
         """An event that is set at the next change of a request; None where it is not this controller's.
@@ -296,7 +347,7 @@ class CallEngine:
     def _begin(
         self, request: RequestRecord, attempt: AttemptRecord | None, *, inherited: bool = False
     ) -> None:
-        life = _Life(request, attempt)
+        life = _Life(request, attempt, began=(self._clock(), self._steady()))
         if request.cancel_requested_at is not None:
             life.cancel.set()
         self._lives[request.id] = life
@@ -351,6 +402,8 @@ class CallEngine:
                 if request is None or request.fence != life.request.fence:
                     return False
                 life.request = request
+                if request.cancel_requested_at is not None:
+                    life.cancel.set()
                 life.attempt = next((one for one in attempts if one.ended_at is None), None)
                 return request.status not in FINAL_CALL_STATUSES
 
@@ -377,12 +430,14 @@ class CallEngine:
                 pause = round(self._config.number_pause * 1000)
                 await self._park(life, self._clock() + pause, "number_in_a_call")
                 return False
-        assert life.attempt is not None  # noqa: S101 - written above
+        if life.attempt is None:
+            # Cancelled while we were about to write it.
+            return True
         return await self._attempt(life, life.attempt)
 
     def _too_late(self, life: _Life) -> Outcome | None:
         """Look at the clock and at a cancel, just before dialling."""
-        now, request = self._clock(), life.request
+        now, request = self._moment(life), life.request
         if life.cancel.is_set():
             return Outcome(CallStatus.CANCELED, "canceled")
         if request.expires_at is not None and now >= request.expires_at:
@@ -391,10 +446,15 @@ class CallEngine:
             return Outcome(CallStatus.FAILED, "not_dialed_in_time")
         return None
 
+    def _moment(self, life: _Life) -> int:
+        """Now, as a deadline sees it: a clock that was set back meanwhile does not move it further away."""
+        began, began_steady = life.began
+        return max(self._clock(), began + round((self._steady() - began_steady) * 1000))
+
     async def _wait_for_pbx(self, life: _Life) -> None:
         """Wait until the PBX is back, the request is cancelled, or its time is up."""
         limits = [limit for limit in (life.request.dial_by, life.request.expires_at) if limit is not None]
-        seconds = (min(limits) - self._clock()) / 1000 if limits else 60.0
+        seconds = (min(limits) - self._moment(life)) / 1000 if limits else 60.0
         ready = asyncio.create_task(self._pbx.wait_ready(max(0.0, seconds)))
         canceled = asyncio.create_task(life.cancel.wait())
         try:
@@ -408,7 +468,10 @@ class CallEngine:
             await asyncio.gather(ready, canceled, return_exceptions=True)
 
     async def _write_attempt(self, life: _Life, route: Route) -> bool:
-        """Commit the attempt that is dialled next; False where the number is in a call already."""
+        """Commit the attempt that is dialled next; False where the number is in a call already.
+
+        Nothing is written for a request that was cancelled, wherever that was asked for.
+        """
         now = self._clock()
         request = replace(
             life.request,
@@ -418,6 +481,10 @@ class CallEngine:
         )
         attempt = self._new_attempt(request, route, now)
         async with self._store.transaction() as work:
+            held = await work.requests.lock(request.id)
+            if held is not None and held.cancel_requested_at is not None:
+                life.cancel.set()
+                return True
             if await work.attempts.number_is_open(request.to_number):
                 return False
             await work.requests.update(
@@ -453,19 +520,15 @@ class CallEngine:
     async def _attempt(self, life: _Life, attempt: AttemptRecord) -> bool:
         """Dial one written attempt; returns whether the request has another step to do now."""
         request = life.request
-        flow = self._flows[request.flow]
         prepared: Prepared | None = None
         try:
-            try:
-                made = await flow.prepare(request)
-            except SpeechError as error:
-                log.error("call.prompt_failed", call=request.id, error=str(error))
-                made = Outcome(CallStatus.FAILED, "prompt_failed")
+            made = await self._prepare(request)
             if isinstance(made, Outcome):
                 await self._finish(life, None, made)
                 return False
             prepared = made
-            ending = self._too_late(life) or self._lease_gone(life)
+            await self._hold_on(life)
+            ending = self._too_late(life)
             if ending is not None:
                 await self._finish(life, None, ending)
                 return False
@@ -487,11 +550,22 @@ class CallEngine:
                 for media in prepared.media:
                     self._discard(media)
 
-    def _lease_gone(self, life: _Life) -> Outcome | None:
-        """An owner looks at its own lease just before dialling: a frozen one has lost it."""
-        if life.request.lease_until is not None and self._clock() >= life.request.lease_until:
-            raise StaleFence(f"the lease of {life.request.id} ran out before it was dialled")
-        return None
+    async def _prepare(self, request: RequestRecord) -> Prepared | Outcome:
+        """Let the flow compose what will be said, or say why nobody is to be rung."""
+        try:
+            return await self._flows[request.flow].prepare(request)
+        except (SpeechError, ConfigError, InputError) as error:
+            log.error("call.prompt_failed", call=request.id, error=str(error))
+            return Outcome(CallStatus.FAILED, "prompt_failed")
+
+    async def _hold_on(self, life: _Life) -> None:
+        """An owner looks at its own lease before it acts: one that was frozen may have lost it.
+
+        Where in doubt it is prolonged, which only its owner can; raises `StaleFence` in anybody else's case.
+        """
+        if not self._custody.surely_ours(life.request.lease_until):
+            until = await self._custody.confirm(life.request)
+            life.request = replace(life.request, lease_until=until)
 
     def _order(self, request: RequestRecord, attempt: AttemptRecord, prepared: Prepared) -> DialOrder:
         number = parse_number(request.to_number)
@@ -507,6 +581,7 @@ class CallEngine:
             ring_timeout=ring,
             max_duration=prepared.first_limit,
             codecs=trunk.codecs,
+            dialed_at_ms=attempt.dialed_at or 0,
             detect_machines=prepared.detect_machines,
         )
 
@@ -520,15 +595,21 @@ class CallEngine:
             cause = await self._follow(life, talk, ring_timeout + self._config.margin)
         except TimeoutError:
             log.warning("call.leg_overdue", call=life.request.id)
+            # We may have been frozen so long that it is somebody else's leg, and conversation.
+            await self._hold_on(life)
             await leg.hangup()
             cause = await self._last_words(life, talk)
         finally:
             canceler.cancel()
             outcome = await self._end_talk(talk.task, cause, flow, life.request)
-            await asyncio.gather(canceler, return_exceptions=True)
+            marks = () if talk.mark is None else (talk.mark,)
+            await asyncio.gather(canceler, *marks, return_exceptions=True)
+        if outcome is None and talk.listened and cause.cause is Cause.NORMAL:
+            outcome = flow.cut_short(life.request)
         if outcome is None:
             answered = life.attempt is not None and life.attempt.answered_at is not None
-            outcome = interrupted(cause.cause) if answered else unanswered(cause.cause)
+            begun = answered and not talk.listened
+            outcome = interrupted(cause.cause) if begun else unanswered(cause.cause)
         return await self._conclude(life, cause, outcome)
 
     async def _conclude(self, life: _Life, cause: HangupCause, outcome: Outcome) -> bool:
@@ -579,8 +660,10 @@ class CallEngine:
         async def write() -> None:
             async with self._store.transaction() as work:
                 held = await work.requests.lock(request.id)
-                if due_at is not None and held is not None and held.cancel_requested_at is not None:
-                    columns["due_at"] = now
+                if held is not None and held.cancel_requested_at is not None:
+                    life.cancel.set()
+                    if due_at is not None:
+                        columns["due_at"] = now
                 await work.requests.update(
                     request.id,
                     fence=request.fence,
@@ -617,25 +700,28 @@ class CallEngine:
             while True:
                 event = await talk.leg.next_event()
                 if isinstance(event, Ended):
+                    if event.listened is not None:
+                        talk.listened = True
+                        self._mark(life, talk, AttemptPhase.ANSWERED, seconds_ago=event.listened)
                     return event.cause
                 if isinstance(event, LinkLost):
                     limit.reschedule(loop.time() + longest + config.link_patience)
                 elif isinstance(event, Ringing):
-                    await self._mark(life, AttemptPhase.RINGING)
+                    self._mark(life, talk, AttemptPhase.RINGING)
                 elif isinstance(event, Answered):
                     limit.reschedule(loop.time() + longest + config.margin)
                     life.session = event.session
                     talk.task = asyncio.create_task(
                         self._talk(life, event.session, talk.prepared), name=f"talk-{event.session.id}"
                     )
-                    await self._mark(life, AttemptPhase.ANSWERED, seconds_ago=event.seconds_ago)
+                    self._mark(life, talk, AttemptPhase.ANSWERED, seconds_ago=event.seconds_ago)
 
     async def _last_words(self, life: _Life, talk: _Talk) -> HangupCause:
         """Read what is still to come of an overdue leg: we may have been frozen, not the leg."""
         try:
             return await self._follow(life, talk, self._config.hangup_patience)
         except TimeoutError:
-            trace = await self._ask_fate(life.attempt) if life.attempt else Trace(Fate.UNKNOWN)
+            trace = await self._ask_fate(life.attempt, life) if life.attempt else Trace(Fate.UNKNOWN)
             return trace.cause or HangupCause(Cause.UNKNOWN)
 
     async def _hang_up_on_cancel(self, life: _Life, leg: Leg) -> None:
@@ -672,8 +758,8 @@ class CallEngine:
         log.error("call.conversation_failed", call=request.id, error=str(error), kind=type(error).__name__)
         return Outcome(CallStatus.FAILED, "conversation_failed")
 
-    async def _mark(self, life: _Life, phase: AttemptPhase, *, seconds_ago: float = 0.0) -> None:
-        """Write that it rings, or is answered. A store that fails now does not end a call that stands."""
+    def _mark(self, life: _Life, talk: _Talk, phase: AttemptPhase, *, seconds_ago: float = 0.0) -> None:
+        """Note that it rings, or is answered, and begin to write it."""
         if life.attempt is None:
             return
         now = self._clock()
@@ -685,21 +771,31 @@ class CallEngine:
             else replace(life.attempt, phase=phase, answered_at=now - round(seconds_ago * 1000))
         )
         life.request = replace(life.request, status=status, updated_at=now)
+        talk.mark = asyncio.create_task(
+            self._write_mark(life.request, life.attempt, talk.mark), name=f"mark-{life.attempt.id}"
+        )
+
+    async def _write_mark(
+        self, request: RequestRecord, attempt: AttemptRecord, before: asyncio.Task[None] | None
+    ) -> None:
+        """Write how far a call came, in order. A store that fails now does not end a call that stands."""
+        if before is not None:
+            await before
         try:
             async with self._store.transaction() as work:
                 await work.requests.update(
-                    life.request.id, fence=life.request.fence, status=status, updated_at=now
+                    request.id, fence=request.fence, status=request.status, updated_at=request.updated_at
                 )
                 await work.attempts.update(
-                    life.attempt.id,
-                    fence=life.attempt.fence,
-                    phase=phase,
-                    ringing_at=life.attempt.ringing_at,
-                    answered_at=life.attempt.answered_at,
+                    attempt.id,
+                    fence=attempt.fence,
+                    phase=attempt.phase,
+                    ringing_at=attempt.ringing_at,
+                    answered_at=attempt.answered_at,
                 )
         except StoreError as error:
-            log.error("call.mark_failed", call=life.request.id, phase=phase.value, error=str(error))
-        self._tell_changed(life.request.id)
+            log.error("call.mark_failed", call=request.id, phase=attempt.phase.value, error=str(error))
+        self._tell_changed(request.id)
 
     async def _end_attempt_unsent(self, life: _Life, attempt: AttemptRecord, reason: str) -> None:
         """Close an attempt of which nothing reached the PBX; the request is as it was before it."""
@@ -770,7 +866,10 @@ class CallEngine:
         self._tell_changed(request.id)
 
     async def _persist(self, write: Callable[[], Awaitable[None]]) -> None:
-        """Write an outcome; a store that is locked or full gets time to mend."""
+        """Write an outcome; a store that is locked, full or away gets the time it needs.
+
+        Nothing is lost meanwhile, and nobody waits for it: the call itself is over.
+        """
         deadline = asyncio.get_running_loop().time() + STORE_PATIENCE
         pause = 0.1
         while True:
@@ -779,11 +878,13 @@ class CallEngine:
                 return
             except StaleFence:
                 raise
+            except (StoreUnavailable, Overloaded) as error:
+                log.warning("call.outcome_waits", error=str(error))
             except StoreError:
                 if asyncio.get_running_loop().time() + pause > deadline:
                     raise
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 5.0)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 5.0)
 
     def _event(
         self, request: RequestRecord, kind: str, attempt: AttemptRecord | None = None, **detail: Any
@@ -796,26 +897,6 @@ class CallEngine:
             kind=kind,
             detail=detail,
         )
-
-    async def _renew_leases(self) -> None:
-        """Three times in a lease's length: renew what is ours, take over what nobody tends."""
-        while True:
-            await asyncio.sleep(self._config.lease / 3)
-            try:
-                if self._lives:
-                    await self._renew()
-                await self._take_over(own=False)
-            except StoreError as error:
-                log.warning("calls.lease_not_renewed", error=str(error))
-
-    async def _renew(self) -> None:
-        until = self._clock() + round(self._config.lease * 1000)
-        async with self._store.transaction() as work:
-            held = await work.requests.renew_leases(self._owner, list(self._lives), until)
-        for request_id in held:
-            life = self._lives.get(request_id)
-            if life is not None:
-                life.request = replace(life.request, lease_until=until)
 
     async def _claim_due(self) -> None:
         """Sleep until the next request is due, and run it."""
@@ -836,7 +917,11 @@ class CallEngine:
                     pause = min(pause, max(0.0, (next_due - self._clock()) / 1000))
             except StoreError as error:
                 log.warning("calls.due_unread", error=str(error))
-                pause = 1.0
+                pause = STORE_PAUSE
+            except Exception:
+                # A fault of ours in one round must not end the work of all.
+                log.exception("calls.claim_failed")
+                pause = STORE_PAUSE
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
 
@@ -852,7 +937,7 @@ class CallEngine:
         everybody, others = self._free_places()
         if everybody <= 0:
             return False
-        lease = round(self._config.lease * 1000)
+        lease, lease_now = self._custody.lease_ms, self._custody.now()
         async with self._store.transaction() as work:
             due = list(
                 await work.requests.claim_due(
@@ -861,30 +946,15 @@ class CallEngine:
                     min(everybody, CLAIM_BATCH),
                     lease,
                     least_priority=PRIORITIES[CallClass.OTP],
+                    lease_now=lease_now,
                 )
             )
             room = min(others, everybody - len(due), CLAIM_BATCH - len(due))
             if room > 0:
-                due += await work.requests.claim_due(self._owner, now, room, lease)
+                due += await work.requests.claim_due(self._owner, now, room, lease, lease_now=lease_now)
         for request in due:
             self._begin(request, None)
         return len(due) >= CLAIM_BATCH
-
-    async def _take_over(self, *, own: bool) -> None:
-        """Make ours what nobody tends any more, and settle each with the PBX in a life of its own.
-
-        With `own` (a start) also what an earlier life of this controller still holds.
-        """
-        async with self._store.transaction() as work:
-            orphans = await work.requests.take_over(
-                self._owner, self._clock(), round(self._config.lease * 1000), own=own
-            )
-            if not orphans:
-                return
-            open_attempts = {attempt.request_id: attempt for attempt in await work.attempts.open_attempts()}
-        for request in orphans:
-            self._begin(request, open_attempts.get(request.id), inherited=True)
-        log.info("calls.taken_over", count=len(orphans))
 
     async def _settle(self, life: _Life, attempt: AttemptRecord) -> bool:
         """Settle an attempt of an earlier life: adopt it, end it, or let the request dial anew.
@@ -894,7 +964,7 @@ class CallEngine:
         if attempt.dialed_at is None:
             await self._end_attempt_unsent(life, attempt, "never_dialed")
             return True
-        trace = await self._ask_fate(attempt)
+        trace = await self._ask_fate(attempt, life)
         log.info("call.settled", call=life.request.id, attempt=attempt.id, fate=trace.fate.value)
         if trace.fate is Fate.NEVER_RANG:
             await self._end_attempt_unsent(life, attempt, "never_rang")
@@ -913,23 +983,50 @@ class CallEngine:
             outcome = interrupted(Cause.PBX_LOST)
         return await self._conclude(life, HangupCause(Cause.UNKNOWN), outcome)
 
-    async def _ask_fate(self, attempt: AttemptRecord) -> Trace:
+    async def _ask_fate(self, attempt: AttemptRecord, life: _Life) -> Trace:
         """Ask the PBX until it answers, at most `link_patience` seconds."""
         deadline = asyncio.get_running_loop().time() + self._config.link_patience
+        seen = (life.request.result or {}).get(_UNSEEN, {})
+        unseen_for = 0.0
+        if seen.get("attempt") == attempt.id:
+            unseen_for = (self._custody.now() - seen["at"]) / 1000
+            if not 0 < unseen_for < UNSEEN_TRUSTED:
+                unseen_for = 0.0
+
+        async def unseen() -> None:
+            if not unseen_for:
+                await self._note_unseen(life, attempt)
+
         while True:
             rest = deadline - asyncio.get_running_loop().time()
             if rest <= 0:
                 return Trace(Fate.UNKNOWN)
             try:
                 if await self._pbx.wait_ready(rest):
-                    return await self._pbx.fate(attempt.id, attempt.dialed_at or 0)
+                    return await self._pbx.fate(
+                        attempt.id, attempt.dialed_at or 0, unseen_for=unseen_for, unseen=unseen
+                    )
             except PbxError as error:
                 log.warning("call.fate_unasked", attempt=attempt.id, error=str(error))
                 await asyncio.sleep(1.0)
 
+    async def _note_unseen(self, life: _Life, attempt: AttemptRecord) -> None:
+        """Write when the PBX first knew nothing of an attempt: lives that are short add up to one wait."""
+        seen = {"attempt": attempt.id, "at": self._custody.now()}
+        result = {**(life.request.result or {}), _UNSEEN: seen}
+        try:
+            async with self._store.transaction() as work:
+                await work.requests.update(life.request.id, fence=life.request.fence, result=result)
+        except StaleFence:
+            raise
+        except StoreError as error:
+            log.warning("call.unseen_not_noted", call=life.request.id, error=str(error))
+            return
+        life.request = replace(life.request, result=result)
+
     async def _adopt(self, life: _Life, attempt: AttemptRecord) -> bool:
         """Go on with a leg that stands: one that rings may still be answered and have its talk."""
-        made = await self._flows[life.request.flow].prepare(life.request)
+        made = await self._prepare(life.request)
         prepared = made if isinstance(made, Prepared) else Prepared((), 30.0, 30.0)
         order = self._order(life.request, attempt, prepared)
         context: AbstractAsyncContextManager[Leg] = self._pbx.adopt(

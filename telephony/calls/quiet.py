@@ -20,6 +20,7 @@ from phonenumbers import timezone
 from telephony.model.number import PhoneNumber
 
 _DAY: Final = timedelta(days=1)
+_DAY_MS: Final = 86_400_000
 _SEARCH_DAYS: Final = 8
 
 
@@ -51,34 +52,42 @@ def zones_of(e164: str) -> tuple[ZoneInfo, ...]:
 def next_allowed(number: PhoneNumber, windows: Sequence[Window], now_ms: int) -> int:
     """Return the first moment from `now_ms` on at which the number may ring, in milliseconds.
 
-    No window at all allows every moment. The answer is exact to the second.
+    No window at all allows every moment. The answer is exact to the second. Where the zones agree on no
+    moment within eight days it is a later one, at which asking again puts it off again.
     """
     if not windows:
         return now_ms
     zones = zones_of(number.e164)
-    moment = now_ms
-    # Each zone pushes the moment on until all agree; two rounds of zones per day are plenty.
-    for _ in range(2 * _SEARCH_DAYS * len(zones)):
-        pushed = max(_next_in_zone(zone, windows, moment) for zone in zones)
-        if pushed == moment:
-            return moment
+    moment, last = now_ms, now_ms + _SEARCH_DAYS * _DAY_MS
+    # Each zone pushes the moment on until all agree.
+    while (pushed := max(_next_in_zone(zone, windows, moment) for zone in zones)) > moment:
         moment = pushed
+        if moment > last:
+            break
     return moment
 
 
 def _next_in_zone(zone: ZoneInfo, windows: Sequence[Window], now_ms: int) -> int:
+    """The first moment from now on inside a window: now, where one starts, or where the clock is set."""
     local = datetime.fromtimestamp(now_ms / 1000, UTC).astimezone(zone)
     if any(window.holds(local.time()) for window in windows):
         return now_ms
-    starts = []
     for day in range(_SEARCH_DAYS):
-        date = (local + day * _DAY).date()
-        for window in windows:
-            moments = _moments(datetime.combine(date, window.start), zone)
-            starts += [stamp for stamp in map(_to_ms, moments) if stamp > now_ms]
-        if starts:
-            break
-    return min(starts)
+        midnight = datetime.combine((local + day * _DAY).date(), time(0))
+        moments = [
+            moment
+            for window in windows
+            for moment in _moments(datetime.combine(midnight, window.start), zone)
+        ]
+        moments += [
+            moment
+            for moment in _changes(midnight, zone)
+            if any(window.holds(moment.time()) for window in windows)
+        ]
+        later = [stamp for stamp in map(_to_ms, moments) if stamp > now_ms]
+        if later:
+            return min(later)
+    raise AssertionError("no window began in eight days")
 
 
 def _to_ms(moment: datetime) -> int:
@@ -86,25 +95,28 @@ def _to_ms(moment: datetime) -> int:
 
 
 def _moments(wall: datetime, zone: ZoneInfo) -> list[datetime]:
-    """Return the real moments at which the wall clock shows `wall`: one, or two where autumn repeats it.
+    """Return the real moments at which the wall clock shows `wall` (PEP 495).
 
-    A time that spring skips begins when the clock has jumped over it (PEP 495).
+    One; two where autumn repeats it; none where spring skips it.
     """
     first, second = (wall.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
     there_and_back = first.astimezone(UTC).astimezone(zone)
     if there_and_back.replace(tzinfo=None) != wall:
-        return [_jump(wall, zone)]
+        return []
     return [first] if first.utcoffset() == second.utcoffset() else [first, second]
 
 
-def _jump(wall: datetime, zone: ZoneInfo) -> datetime:
-    early = (wall - timedelta(hours=3)).replace(tzinfo=zone).astimezone(UTC)
-    late = (wall + timedelta(hours=3)).replace(tzinfo=zone).astimezone(UTC)
+def _changes(midnight: datetime, zone: ZoneInfo) -> list[datetime]:
+    """Return the first moment, if any, at which a clock that was set on this day shows the new time."""
+    early = midnight.replace(tzinfo=zone).astimezone(UTC)
+    late = (midnight + _DAY).replace(tzinfo=zone).astimezone(UTC)
     before = early.astimezone(zone).utcoffset()
+    if late.astimezone(zone).utcoffset() == before:
+        return []
     while late - early > timedelta(seconds=1):
         middle = early + (late - early) / 2
         if middle.astimezone(zone).utcoffset() == before:
             early = middle
         else:
             late = middle
-    return late.replace(microsecond=0).astimezone(zone)
+    return [late.replace(microsecond=0).astimezone(zone)]

@@ -21,7 +21,7 @@ from telephony.egress.envelope import MAX_SKIPPED, body_of
 from telephony.egress.http import Egress
 from telephony.egress.rules import DeliveryRules, Endpoint
 from telephony.egress.schedule import Tried, next_try, retry_after_seconds
-from telephony.errors import AddressRefused, EgressError, Overloaded, StaleFence, StoreError
+from telephony.errors import AddressRefused, EgressError, StaleFence, StoreError
 from telephony.store import DisabledEndpointRecord, OutboxRecord, Store, UnitOfWork
 
 _log = structlog.get_logger(__name__)
@@ -129,7 +129,7 @@ class Deliverer:
             self._woken.clear()
             try:
                 pause = await self._pass()
-            except (StoreError, Overloaded) as error:
+            except StoreError as error:
                 _log.warning("webhook.store_failed", error=str(error))
                 pause = _STORE_PAUSE
             except Exception:
@@ -238,7 +238,7 @@ class Deliverer:
             return _Result(0, f"not sent: {error}")
         except EgressError as error:
             return _Result(0, str(error))
-        except (StoreError, Overloaded):
+        except StoreError:
             return None
         if 200 <= answer.status < 300:
             return _Result(answer.status)
@@ -257,7 +257,7 @@ class Deliverer:
                     except StaleFence:
                         self.counts.stale += 1
                         _log.warning("webhook.taken_over", webhook=record.id, resource=record.resource)
-                    except (StoreError, Overloaded) as error:
+                    except StoreError as error:
                         _log.warning("webhook.store_failed", webhook=record.id, error=str(error))
                         await asyncio.sleep(_STORE_PAUSE)
                         continue

@@ -134,6 +134,12 @@ class Guard:
             )
         return url
 
+    def allows(self, host: str) -> bool:
+        """Whether a host, by its name or as an address, was allowed though it be one of ours."""
+        address = _literal(host)
+        listed = address is not None and any(address in network for network in self._networks)
+        return listed or _plain(host) in self._hosts
+
     def admit_address(self, host: str, address: Address) -> None:
         """Raise `AddressRefused` unless `host`, which resolved to `address`, may be connected to there."""
         kind = forbidden_kind(address)

@@ -347,9 +347,17 @@ class Carrier:
         return self.calls_to(number)[nth - 1]
 
     async def place(
-        self, number: str, subscriber: Subscriber, *, caller: str = "+8613900000000", trunk: str = "a"
+        self,
+        number: str,
+        subscriber: Subscriber,
+        *,
+        caller: str = "+8613900000000",
+        trunk: str = "a",
+        keys_by_info: bool = False,
     ) -> CarrierCall:
         """Call `number` at the PBX as `caller`, over `trunk`; `subscriber` has the phone once it is answered.
+
+        With `keys_by_info` its keys go as SIP INFO, over trunk `a`, else as RFC 4733 events.
 
         Returns at once; `CarrierCall.wait_answered` waits, and where the PBX refuses, `final_code` says
         how. Raises `LabError` for what can't stand in a number, `PbxError` where the carrier is away.
@@ -364,7 +372,7 @@ class Carrier:
         self._standing[call.id] = call
         self.calls.append(call)
         order = (
-            ("Channel", f"PJSIP/{number}@pbx-{trunk}"),
+            ("Channel", f"PJSIP/{number}@pbx-{'info' if keys_by_info else trunk}"),
             ("ChannelId", call.id),
             ("CallerID", f"<{caller}>"),
             ("Timeout", "60000"),

@@ -26,6 +26,9 @@ STRICT = "carrier-strict"
 QUALIFY_SECONDS = 2
 """How often the PBX asks each trunk whether it lives (SIP OPTIONS)."""
 
+OWN_DIALPLAN = "own.conf"
+"""A file of the PBX's `etc` that is part of its dialplan where it is there."""
+
 RTP_PORTS = (20000, 25999)
 """The lab has addresses of its own, so both Asterisks can use the same range; it takes 2 ports a call."""
 
@@ -133,6 +136,8 @@ def write_pbx(instance: AsteriskInstance, options: PbxOptions) -> None:
         " same => n,AGI(agi://${TELEPHONY_AGI}/inbound)\n"
         " same => n,Hangup()\n"
         f"\n#tryinclude {dialplan}\n"
+        # A user's (or a test's) own contexts: write the file, then `dialplan reload`.
+        f"#tryinclude {etc / OWN_DIALPLAN}\n"
     )
 
 
@@ -159,6 +164,8 @@ def write_carrier(instance: AsteriskInstance, options: CarrierOptions) -> None:
         + _aor("pbx-a", contact, qualify=0)
         + _section("pbx-b", {**common, "transport": "transport-b", "aors": "pbx-b"})
         + _aor("pbx-b", contact, qualify=0)
+        # A phone that sends its keys by SIP INFO.
+        + _section("pbx-info", {**common, "transport": "transport-a", "aors": "pbx-a", "dtmf_mode": "info"})
     )
     # The `S` of older releases is what newer ones do without being asked.
     record = "S" if int(instance.program.version.partition(".")[0]) < 21 else ""

@@ -47,8 +47,15 @@ from telephony.wire.ami import (
 
 _log = structlog.get_logger(__name__)
 
-# Seconds: silence before the kernel probes the peer, between probes, and unanswered probes until it gives up.
-_KEEPALIVE: Final = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+# Seconds: silence before the kernel probes the peer, between probes, and unanswered probes until it gives up;
+# then milliseconds: what the peer's kernel has not taken by then is never delivered. Whoever takes over a
+# call from a controller that the network cut off counts on the last.
+_TCP_OPTIONS: Final = (
+    ("TCP_KEEPIDLE", 30),
+    ("TCP_KEEPINTVL", 10),
+    ("TCP_KEEPCNT", 3),
+    ("TCP_USER_TIMEOUT", 5_000),
+)
 # What may lie unsent in our process before actions wait, in bytes.
 _WRITE_BUFFER: Final = 65536
 # Seconds that a connection may take to close in good order.
@@ -210,7 +217,7 @@ class _Link(asyncio.Protocol):
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in _KEEPALIVE:
+        for name, value in _TCP_OPTIONS:
             if hasattr(socket, name):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 

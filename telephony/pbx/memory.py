@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from telephony.errors import CallEnded, PbxRejected, PbxUnavailable
+from telephony.errors import CallEnded, PbxRejected, PbxUnavailable, StaleFence
 from telephony.model.hangup import Cause, HangupCause
 from telephony.model.media import Media
 from telephony.pbx.port import (
@@ -37,7 +37,8 @@ class Callee:
     """What the far end does. Times in seconds, None: never.
 
     `keys` are pressed one by one, each as soon as a prompt listens for one; `hang_up_after` counts the
-    prompts heard before the callee hangs up. A `machine` whose `greeting_ends` is not set talks on.
+    prompts heard before the callee hangs up. A `machine` whose `greeting_ends` is not set talks on. One that
+    `does_not_wait` hangs up while the PBX listens for a machine.
     """
 
     ring_after: float | None = 0.0
@@ -47,6 +48,7 @@ class Callee:
     hang_up_after: int | None = None
     machine: bool = False
     greeting_ends: bool = True
+    does_not_wait: bool = False
 
 
 @dataclass(slots=True)
@@ -106,6 +108,7 @@ class MemorySession:
         timeout: float,
         inter_digit_timeout: float = 2.0,
         terminator: str = "#",
+        margin: float | None = None,
     ) -> Gathered:
         """Take scripted keys; none left is a timeout, at once."""
         await asyncio.sleep(0)
@@ -181,11 +184,11 @@ class MemoryLeg:
         if not self.ended:
             self._events.put_nowait(event)
 
-    def end(self, cause: HangupCause) -> None:
+    def end(self, cause: HangupCause, listened: float | None = None) -> None:
         """Be over, once."""
         if self.ended:
             return
-        self.deliver(Ended(cause))
+        self.deliver(Ended(cause, listened))
         self.ended = True
         if self.session is not None:
             self.session.gone = True
@@ -259,9 +262,15 @@ class MemoryPbx:
         task.add_done_callback(self._tasks.discard)
         try:
             yield leg
-        finally:
+        except StaleFence:
+            # Somebody else goes on with it.
+            raise
+        except BaseException:
             await leg.hangup()
             task.cancel()
+            raise
+        await leg.hangup()
+        task.cancel()
 
     @asynccontextmanager
     async def adopt(self, order: DialOrder, *, dialed_at_ms: int) -> AsyncIterator[MemoryLeg]:
@@ -279,8 +288,15 @@ class MemoryPbx:
         """As `unreachable` says."""
         return endpoint not in self.unreachable
 
-    async def fate(self, attempt_id: str, dialed_at_ms: int) -> Trace:
-        """Live legs, then notes, then its own start."""
+    async def fate(
+        self,
+        attempt_id: str,
+        dialed_at_ms: int,
+        *,
+        unseen_for: float = 0.0,
+        unseen: Callable[[], Awaitable[None]] | None = None,
+    ) -> Trace:
+        """Live legs, then notes, then its own start; no link can have left anything unread."""
         if attempt_id in self._legs:
             return Trace(Fate.LIVE)
         if attempt_id in self._notes:
@@ -313,6 +329,9 @@ class MemoryPbx:
             leg.end(HangupCause(Cause.NO_ANSWER))
         else:
             await asyncio.sleep(callee.answer_after)
+            if callee.does_not_wait and leg.order.detect_machines:
+                leg.end(HangupCause(Cause.NORMAL), listened=1.0)
+                return
             session = MemorySession(
                 leg.order.attempt_id, leg.order.caller_number, leg.order.number, callee, leg
             )

@@ -6,7 +6,7 @@ room knows which one answers. What it never does: dial twice for one `DialOrder`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -60,9 +60,10 @@ class DialOrder:
 
     `attempt_id` becomes the channel's id; `number` is already in the trunk's dialect; times are in
     seconds. `max_duration` bounds the answered call even when the controller is frozen;
-    `CallSession.extend` moves it. `codecs` are all that is offered, in this order; none: as the endpoint has
-    it. `detect_machines`: whether the PBX listens to who answers, five
-    seconds at most, before the conversation begins; `CallSession.machine` tells what it heard.
+    `CallSession.extend` moves it. `dialed_at_ms` is what the attempt's row says, by which the PBX's note of
+    its end is found again. `codecs` are all that is offered, in this order; none: as the endpoint has it.
+    `detect_machines`: whether the PBX listens to who answers, five seconds at most, before the conversation
+    begins; `CallSession.machine` tells what it heard.
     """
 
     attempt_id: str
@@ -73,6 +74,7 @@ class DialOrder:
     ring_timeout: float = 30.0
     max_duration: float = 120.0
     codecs: tuple[str, ...] = ()
+    dialed_at_ms: int = 0
     detect_machines: bool = False
     dialect: Dialect = field(default_factory=Dialect)
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -101,9 +103,14 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The leg is gone. Always the last event of a leg."""
+    """The leg is gone. Always the last event of a leg.
+
+    `listened` is set where the phone was picked up, and hung up while the PBX listened for a machine: for
+    how many seconds it had.
+    """
 
     cause: HangupCause
+    listened: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,10 +240,13 @@ class CallSession(Protocol):
         timeout: float,
         inter_digit_timeout: float = 2.0,
         terminator: str = "#",
+        margin: float | None = None,
     ) -> Gathered:
         """Play (barge-in by any digit) and collect digits; times in seconds.
 
-        `timeout` counts from the end of the sound to the first digit. Keys typed ahead count.
+        `timeout` counts from the end of the sound to the first digit. Keys typed ahead count. With `margin`
+        the sound and each wait get an `extend` of their own, for their length and so many seconds: a
+        controller that freezes leaves nobody waiting longer.
         Asterisk: `STREAM FILE` with all digits, then `WAIT FOR DIGIT` for each further one.
         FreeSWITCH: `play_and_get_digits`.
         """
@@ -308,7 +318,8 @@ class Pbx(Protocol):
     def dial(self, order: DialOrder) -> AbstractAsyncContextManager[Leg]:
         """Order one ring. Entering raises `PbxUnavailable` (see `sent`) or `PbxRejected`.
 
-        Leaving the block while the leg stands hangs it up; it is never re-sent.
+        Leaving the block while the leg stands hangs it up, but for a `StaleFence`: then it is somebody
+        else's to go on with. It is never re-sent.
         Asterisk: `Originate`, `Async: true`, `ChannelId` = attempt id, into Context/Exten.
         FreeSWITCH: `bgapi originate` with `origination_uuid`, the answer's UUID compared.
         """
@@ -335,8 +346,19 @@ class Pbx(Protocol):
         """
         ...
 
-    async def fate(self, attempt_id: str, dialed_at_ms: int) -> Trace:
+    async def fate(
+        self,
+        attempt_id: str,
+        dialed_at_ms: int,
+        *,
+        unseen_for: float = 0.0,
+        unseen: Callable[[], Awaitable[None]] | None = None,
+    ) -> Trace:
         """What became of an attempt, as the PBX knows it.
+
+        Where it knows nothing of it, what an old link may have left unread gets some seconds to show.
+        `unseen` is awaited before that wait; `unseen_for` is how many seconds ago an earlier life of the
+        controller came so far, and is taken off it.
 
         Raises `PbxUnavailable` or `PbxTimeout` where it could not be asked.
         Asterisk: live channels, then the dialplan's note by `DBGet`, then `CoreStatus`.

@@ -19,7 +19,7 @@ import structlog
 
 from telephony.calls.flow import Outcome, Prepared
 from telephony.calls.policy import NO_INPUT
-from telephony.errors import CallEnded, InputError, Overloaded, StoreError
+from telephony.errors import CallEnded, InputError, StoreError
 from telephony.model.call import CallStatus
 from telephony.model.media import Media
 from telephony.model.prompt import Part, Phrase, Prompt, Silence, Text
@@ -166,7 +166,7 @@ class AnnouncementFlow:
         try:
             async with self._store.reading() as work:
                 row = await work.requests.get(request.id)
-        except (StoreError, Overloaded) as error:
+        except StoreError as error:
             log.warning("announcement.unread", call=request.id, error=str(error))
             return ""
         return "canceled" if row is None or row.cancel_requested_at is not None else ""

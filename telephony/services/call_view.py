@@ -10,15 +10,33 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from telephony.egress.envelope import iso
+from telephony.ivr.flow import PATH_EVENT
 from telephony.services.admission import MACHINE_VARIABLE
 from telephony.services.contract import AttemptView, CallView
+from telephony.store import UnitOfWork
 from telephony.store.records import AttemptRecord, RequestRecord
 
 _JSON_NAMES: Final = {"call_class": "class", "from_number": "from"}
 
 
-def view_of(request: RequestRecord, attempts: Sequence[AttemptRecord]) -> CallView:
-    """Return the view of a request with its attempts."""
+async def path_of(work: UnitOfWork, request: RequestRecord) -> tuple[Mapping[str, Any], ...]:
+    """Return the nodes of a tree's call that is over, first to last; nothing for any other call."""
+    for event in reversed(await work.events.list_for(request.id)):
+        if event.kind == PATH_EVENT:
+            return tuple(_step(step) for step in event.detail["path"])
+    return ()
+
+
+def _step(step: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**step, "at": iso(step["at"])}
+
+
+def view_of(
+    request: RequestRecord,
+    attempts: Sequence[AttemptRecord],
+    path: tuple[Mapping[str, Any], ...] = (),
+) -> CallView:
+    """Return the view of a request with its attempts, and the path that it took through a tree."""
     variables = dict(request.variables)
     machine_detection = variables.pop(MACHINE_VARIABLE, "off")
     return CallView(
@@ -40,6 +58,7 @@ def view_of(request: RequestRecord, attempts: Sequence[AttemptRecord]) -> CallVi
         metadata=request.metadata,
         out_id=request.out_id,
         attempts=tuple(_attempt(attempt) for attempt in attempts),
+        path=path,
     )
 
 

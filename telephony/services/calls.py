@@ -30,7 +30,7 @@ from telephony.services.admission import (
     machine_detection_for,
     number_for,
 )
-from telephony.services.call_view import view_of
+from telephony.services.call_view import path_of, view_of
 from telephony.services.contract import CallView, NewCall, Once, Page, StoredReply, Verdict
 from telephony.services.flows import FlowRegistry
 from telephony.store import Store, UnitOfWork
@@ -203,4 +203,5 @@ async def _of(work: UnitOfWork, client: Client, call_id: str) -> RequestRecord:
 
 
 async def _seen(work: UnitOfWork, request: RequestRecord) -> CallView:
-    return view_of(request, await work.attempts.list_for(request.id))
+    path = await path_of(work, request) if request.status in FINAL_CALL_STATUSES else ()
+    return view_of(request, await work.attempts.list_for(request.id), path)

@@ -119,7 +119,8 @@ class AttemptView:
 class CallView:
     """A call as an app sees it. Times in milliseconds since the epoch.
 
-    `due_at` is when a call that waits is looked at next. `variables` are those of its flow.
+    `due_at` is when a call that waits is looked at next. `variables` are those of its flow. `path` are the
+    nodes of its tree, first to last, where it is over and was one.
     """
 
     id: str
@@ -140,6 +141,7 @@ class CallView:
     metadata: Mapping[str, Any]
     out_id: str | None
     attempts: tuple[AttemptView, ...]
+    path: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,16 +7,17 @@ request, its calls listed, and their webhooks written. What it never does: know 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from telephony.calls.flow import CallableFlow, Flow, Outcome, Prepared
 from telephony.errors import InputError
+from telephony.model.call import CallStatus
 from telephony.pbx.port import CallSession
 from telephony.services import payment_flow, verification
 from telephony.services.admission import MACHINE_VARIABLE
-from telephony.services.call_view import payload_of, view_of
+from telephony.services.call_view import path_of, payload_of, view_of
 from telephony.services.notices import Notices
 from telephony.store import UnitOfWork
 from telephony.store.records import RequestRecord
@@ -28,19 +29,35 @@ _OF_THEIR_OWN: Final[Mapping[str, str]] = {
 """Flows that are called by resources of their own, which hold what they say and what comes of it."""
 
 
-class FlowRegistry:
-    """The callable flows."""
+class MoreFlows(Protocol):
+    """Flows that come and go while the controller runs, as trees do."""
 
-    def __init__(self, flows: Iterable[CallableFlow], notices: Notices) -> None:
+    @property
+    def names(self) -> Iterable[str]:
+        """Those that there are now."""
+        ...
+
+    def find(self, name: str) -> CallableFlow | None:
+        """The flow of this name; None where there is none."""
+        ...
+
+
+class FlowRegistry:
+    """The callable flows: `flows`, and `more`, where none of `flows` has the name."""
+
+    def __init__(
+        self, flows: Iterable[CallableFlow], notices: Notices, more: MoreFlows | None = None
+    ) -> None:
         self._flows = {flow.name: flow for flow in flows}
         self._notices = notices
+        self._more = more
 
     def check(self, name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         """Return the variables of a call of this flow, checked by the flow.
 
         Raises `InputError` naming `flow` or `variables.<name>`.
         """
-        flow = self._flows.get(name)
+        flow = self._flows.get(name) or self._another(name)
         if flow is None:
             raise self._not_callable(name)
         if MACHINE_VARIABLE in variables:
@@ -51,18 +68,62 @@ class FlowRegistry:
             )
         return dict(flow.check(variables))
 
+    def _another(self, name: str) -> CallableFlow | None:
+        return self._more.find(name) if self._more is not None and name not in _OF_THEIR_OWN else None
+
     def _not_callable(self, name: str) -> InputError:
         own = _OF_THEIR_OWN.get(name)
         if own is not None:
             return InputError("flow", f"{name} is called by a resource of its own", f"Use {own}")
-        known = sorted(self._flows)
+        known = sorted({*self._flows, *(self._more.names if self._more is not None else ())})
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"Did you mean {close[0]}? " if close else ""
         return InputError("flow", "is not a flow of this controller", f"{hint}Known: {', '.join(known)}")
 
-    def for_engine(self) -> dict[str, Flow]:
-        """The flows as the engine runs them, each telling the app how a call ended."""
-        return {name: _Told(flow, self._notices) for name, flow in self._flows.items()}
+    def for_engine(self, *others: Flow) -> Mapping[str, Flow]:
+        """The flows as the engine runs them, each telling the app how a call ended, and the `others`."""
+        flows = _EngineFlows(self._notices, self._another)
+        flows |= {flow.name: flow for flow in others}
+        flows |= {name: _Told(flow, self._notices) for name, flow in self._flows.items()}
+        return flows
+
+
+class _EngineFlows(dict[str, Flow]):
+    """Flows by name; a call that waits for one that is there no more ends, and its app is told."""
+
+    def __init__(self, notices: Notices, another: Callable[[str], CallableFlow | None]) -> None:
+        self._notices = notices
+        self._another = another
+
+    def __missing__(self, name: str) -> Flow:
+        return _Told(self._another(name) or _Removed(name), self._notices)
+
+
+class _Removed:
+    """Stands for a flow that was registered when its call was asked for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """The flow's own."""
+        return self._name
+
+    async def prepare(self, request: RequestRecord) -> Prepared | Outcome:
+        """Ring nobody."""
+        return Outcome(CallStatus.FAILED, "flow_removed")
+
+    async def converse(self, session: CallSession, request: RequestRecord, prepared: Prepared) -> Outcome:
+        """Say nothing on a call that stood when the controller was started anew."""
+        return Outcome(CallStatus.FAILED, "flow_removed")
+
+    def cut_short(self, request: RequestRecord) -> Outcome:
+        """The same."""
+        return Outcome(CallStatus.FAILED, "flow_removed")
+
+    async def settle(self, work: UnitOfWork, request: RequestRecord, outcome: Outcome) -> None:
+        """Nothing follows from it."""
 
 
 class _Told:
@@ -94,7 +155,8 @@ class _Told:
         await self._flow.settle(work, request, outcome)
         if not self._notices.wanted(request.client):
             return
-        view = view_of(replace(request, due_at=None), await work.attempts.list_for(request.id))
+        attempts = await work.attempts.list_for(request.id)
+        view = view_of(replace(request, due_at=None), attempts, await path_of(work, request))
         await self._notices.add(
             work,
             client=request.client,

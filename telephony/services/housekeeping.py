@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from telephony.errors import Overloaded, StoreError
+from telephony.errors import StoreError
 from telephony.services.notices import Notices
 from telephony.services.verification import expire
 from telephony.store import Store
@@ -97,7 +97,7 @@ class Housekeeper:
             pause = FAILURE_PAUSE
             try:
                 pause = await self.tidy()
-            except (StoreError, Overloaded) as error:
+            except StoreError as error:
                 log.warning("housekeeping.postponed", error=str(error))
             except Exception:
                 # A fault of ours in one row must not end the watch over all deadlines.

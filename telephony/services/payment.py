@@ -11,13 +11,15 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
+import structlog
+
 from telephony.calls.engine import CallEngine
 from telephony.calls.policy import PRIORITIES
-from telephony.errors import Conflict, InputError, NotFound
+from telephony.errors import Conflict, InputError, NotFound, StoreError
 from telephony.model.call import CallClass, CallStatus, PaymentStatus
 from telephony.model.client import Client
 from telephony.model.ids import new_id
@@ -35,12 +37,14 @@ from telephony.services.admission import (
     number_for,
 )
 from telephony.services.contract import NewPayment, Once, Page, PaymentView, StoredReply, Verdict
-from telephony.services.payment_book import AppQuestion, DecidedBy, PaymentBook
+from telephony.services.payment_book import CANCELED, EXPIRED, AppQuestion, Decision, PaymentBook
 from telephony.services.payment_flow import FLOW_NAME, reference_of
 from telephony.speech.wording import amount_words
 from telephony.store import Store, UnitOfWork
 from telephony.store.records import PaymentRecord, RequestRecord
 from telephony.trunks.routing import Route, Router
+
+log = structlog.get_logger(__name__)
 
 MAX_ORDER_ID: Final = 64
 MAX_PAYEE: Final = 64
@@ -143,20 +147,25 @@ class Payments:
 
         A phone that rings is hung up; somebody on the line is told.
         """
-        record = await self._mine(client, payment_id)
-        record = await self._book.cancel(record.id)
+        record = await self._end(await self._mine(client, payment_id), CANCELED)
         if record.status is not PaymentStatus.CANCELED:
             raise Conflict(f"this payment confirmation is {record.status.value}")
-        if record.request_id is not None:
-            await self._engine.cancel(record.request_id)
         return await self.get(client, payment_id)
 
     async def get(self, client: Client, payment_id: str) -> PaymentView:
-        """Return one payment of this client; raises `NotFound`."""
+        """Return one payment of this client; raises `NotFound`.
+
+        One past its deadline ends by this, where nothing else is just ending it: a status that is final is
+        never another one later.
+        """
         async with self._store.reading() as work:
             record = await work.payments.get_for_client(client.name, payment_id)
             if record is None:
                 raise _not_found(payment_id)
+            if not self._is_over(record):
+                return await self._seen(work, record)
+        record = await self._expire(record)
+        async with self._store.reading() as work:
             return await self._seen(work, record)
 
     async def list(
@@ -165,7 +174,10 @@ class Payments:
         """Return this client's payments, newest first."""
         async with self._store.reading() as work:
             page = await work.payments.list(client.name, status=status, after=cursor, limit=limit)
-            return Page(tuple([await self._seen(work, record) for record in page.items]), page.cursor)
+        shown = [await self._expire(one) if self._is_over(one) else one for one in page.items]
+        async with self._store.reading() as work:
+            views = [await self._seen(work, record) for record in shown if status in (None, record.status)]
+        return Page(tuple(views), page.cursor)
 
     async def dry_run(self, client: Client, new: NewPayment) -> Verdict:
         """Make every check and choose the route; dial nothing and keep nothing."""
@@ -261,16 +273,27 @@ class Payments:
             raise _not_found(payment_id)
         return record
 
+    async def _end(self, record: PaymentRecord, decision: Decision) -> PaymentRecord:
+        """Decide, and stop the call of a payment that was canceled or has expired; returns the row."""
+        ended = await self._book.decide(record.id, decision)
+        stopped = ended.status in (PaymentStatus.CANCELED, PaymentStatus.EXPIRED)
+        if stopped and ended.request_id is not None:
+            await self._engine.cancel(ended.request_id)
+        return ended
+
+    def _is_over(self, record: PaymentRecord) -> bool:
+        return record.status is PaymentStatus.PENDING and not self._book.is_open(record)
+
+    async def _expire(self, record: PaymentRecord) -> PaymentRecord:
+        try:
+            return await self._end(record, EXPIRED)
+        except StoreError as error:
+            # It is shown as its row says; the watch over deadlines ends it.
+            log.warning("payment.not_expired", payment=record.id, error=str(error))
+            return record
+
     async def _seen(self, work: UnitOfWork, record: PaymentRecord) -> PaymentView:
-        """Show a record as it is now: one past its deadline is expired, whether or not that is written."""
         request = await work.requests.get(record.request_id) if record.request_id else None
-        if record.status is PaymentStatus.PENDING and not self._book.is_open(record):
-            record = replace(
-                record,
-                status=PaymentStatus.EXPIRED,
-                decided_by=DecidedBy.DEADLINE.value,
-                ended_at=record.expires_at,
-            )
         return _view(record, request.status if request else None)
 
 

@@ -21,7 +21,7 @@ import structlog
 
 from telephony.calls.flow import Outcome, Prepared
 from telephony.calls.policy import NO_INPUT
-from telephony.errors import CallEnded, Overloaded, StoreError
+from telephony.errors import CallEnded, StoreError
 from telephony.model.call import CallStatus, PaymentStatus
 from telephony.model.media import Media
 from telephony.model.prompt import Amount, Digits, Part, Phrase, Prompt, Silence, Text
@@ -128,7 +128,8 @@ class PaymentFlow:
         first_limit = _time_to_ask(question)
         longest = (ASKINGS + MAX_REPEATS) * first_limit + ASK_SECONDS + STORE_PATIENCE
         longest += max(_time_to_say(one) for one in sayings)
-        longest += GREETING_LIMIT
+        if _VOICEMAIL in self._sayings(request, record):
+            longest += GREETING_LIMIT
         if self._agent is not None:
             longest += TRANSFER_LIMIT
         listen = MACHINE_VARIABLE in request.variables
@@ -138,7 +139,7 @@ class PaymentFlow:
         """Ask until there is an answer, the order is closed, or nobody answers."""
         try:
             record = await _patiently(lambda: self._record(request))
-        except (StoreError, Overloaded) as error:
+        except StoreError as error:
             log.error("payment.unread", payment=request.flow_ref, error=str(error))
             return Outcome(CallStatus.FAILED, "store_failed", retry_as=NO_INPUT)
         if record is None:
@@ -160,7 +161,7 @@ class PaymentFlow:
         try:
             if await self._book.message_left(request.id):
                 return False
-        except (StoreError, Overloaded) as error:
+        except StoreError as error:
             log.warning("payment.unread", payment=record.id, error=str(error))
             return False
         message = talk.sayings[_VOICEMAIL]
@@ -259,7 +260,7 @@ class PaymentFlow:
         """Decide, with some patience for the store; None where it cannot be written in time."""
         try:
             return await _patiently(lambda: self._book.decide(record.id, decision))
-        except (StoreError, Overloaded) as error:
+        except StoreError as error:
             log.error("payment.not_decided", payment=record.id, error=str(error))
             return None
 
@@ -267,7 +268,7 @@ class PaymentFlow:
         """Look at the row before the next word; a store that can't be read is asked at the key press."""
         try:
             found = await self._book.read(record.client, record.id)
-        except (StoreError, Overloaded) as error:
+        except StoreError as error:
             log.warning("payment.unread", payment=record.id, error=str(error))
             found = record
         return found is not None and self._book.is_open(found)
@@ -312,7 +313,7 @@ async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await ask()
-        except (StoreError, Overloaded):
+        except StoreError:
             if loop.time() + STORE_PAUSE > deadline:
                 raise
         await asyncio.sleep(STORE_PAUSE)

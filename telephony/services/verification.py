@@ -22,6 +22,7 @@ from telephony.errors import (
     InputError,
     NotFound,
     RateLimited,
+    StoreError,
 )
 from telephony.model.call import FINAL_CALL_STATUSES, CallClass, CallStatus, VerificationStatus
 from telephony.model.client import Client
@@ -138,7 +139,7 @@ class VerificationFlow:
                 return Outcome(CallStatus.COMPLETED, "no_keypress")
             keys += pressed
         for turn in range(MAX_REPEATS + 1):
-            ending = self._not_to_be_spoken(await self._record(request))
+            ending = await self._look_again(request)
             if ending is not None:
                 return Outcome(CallStatus.COMPLETED, ending.reason, keys)
             if turn or keys:
@@ -183,6 +184,16 @@ class VerificationFlow:
             return None
         async with self._store.reading() as work:
             return await work.verifications.get_for_client(request.client, request.flow_ref)
+
+    async def _look_again(self, request: RequestRecord) -> Outcome | None:
+        """Look at the row before the next word; where it can't be read, the deadline we know decides."""
+        try:
+            return self._not_to_be_spoken(await self._record(request))
+        except StoreError as error:
+            log.warning("verification.unread", call=request.id, error=str(error))
+        if request.expires_at is not None and self._clock() >= request.expires_at:
+            return Outcome(CallStatus.EXPIRED, "expired")
+        return None
 
     def _not_to_be_spoken(self, record: VerificationRecord | None) -> Outcome | None:
         """An expired code is never spoken, nor one that was approved or cancelled meanwhile."""

@@ -42,6 +42,8 @@ REQUIRED_PHRASES: Final[Mapping[str, frozenset[str]]] = {
     "announcement.acknowledge": frozenset({"key"}),
     "announcement.acknowledged": frozenset(),
     "announcement.repeat_hint": frozenset(),
+    "ivr.invalid": frozenset(),
+    "ivr.unavailable": frozenset(),
 }
 """Every phrase that the flows say, with its placeholders."""
 

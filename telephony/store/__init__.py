@@ -4,6 +4,7 @@ Repositories take and return the frozen records of `telephony.store.records`; a 
 transaction. What it never does: decide what a call does next, or speak to anything but its database.
 """
 
+from telephony.store.pokes import Poke, PokeKind
 from telephony.store.records import (
     AttemptRecord,
     CheckFailureRecord,
@@ -24,6 +25,8 @@ __all__ = [
     "EventRecord",
     "OutboxRecord",
     "Page",
+    "Poke",
+    "PokeKind",
     "RequestRecord",
     "Store",
     "UnitOfWork",

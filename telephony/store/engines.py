@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
 import structlog
-from sqlalchemy import URL, ColumnElement, literal_column, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL, ColumnElement, event, literal_column, make_url
+from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from telephony.errors import ConfigError
 from telephony.store.failures import DATABASE_ERRORS, opening_error, store_error
+from telephony.store.pokes import Heard, listening
 from telephony.store.sqlite import InlineConnection, SqliteEngine
 from telephony.store.turns import Turnstile, to_the_end
 
@@ -40,7 +41,12 @@ Connection: TypeAlias = AsyncConnection | InlineConnection
 
 
 class Engine(Protocol):
-    """What `Store` asks of an engine. `deadline` below is the one given at opening, in seconds."""
+    """What `Store` asks of an engine. `deadline` below is the one given at opening, in seconds.
+
+    `shared` tells whether other processes may work on the same rows.
+    """
+
+    shared: bool
 
     def now(self) -> int | ColumnElement[int]:
         """This moment in milliseconds since the epoch, or the expression that gives it in the database."""
@@ -56,6 +62,12 @@ class Engine(Protocol):
 
     def reading(self) -> AbstractAsyncContextManager[Connection]:
         """One read-only transaction; never waits for a writer."""
+
+    def listening(self, name: str, heard: Heard) -> AbstractAsyncContextManager[None]:
+        """Hear the pokes of others until the block ends, and be the only one of this name in it.
+
+        Raises `ConfigError` where somebody is that already.
+        """
 
     async def ping(self) -> None:
         """Raise `StoreUnavailable` unless the database is there and answers."""
@@ -127,8 +139,11 @@ async def _undo(connection: AsyncConnection, rollback: Callable[[], Coroutine[An
 class PostgresEngine:
     """PostgreSQL through asyncpg; leases go by the database's clock."""
 
+    shared = True
+
     def __init__(self, url: URL, deadline: float) -> None:
         self._url = url
+        self._deadline = deadline
         self._turnstile = Turnstile()
         self.pool = self._engine(
             deadline,
@@ -138,6 +153,7 @@ class PostgresEngine:
             # The last one given back is the next one used: its statements are prepared already.
             pool_use_lifo=True,
         )
+        event.listen(self.pool.sync_engine, "checkout", _refuse_closed)
         self._read_only = self.pool.execution_options(postgresql_readonly=True)
 
     def _engine(self, deadline: float, **pool: Any) -> AsyncEngine:
@@ -178,6 +194,16 @@ class PostgresEngine:
         async with _pooled(self._read_only, self._turnstile) as connection:
             yield connection
 
+    @asynccontextmanager
+    async def listening(self, name: str, heard: Heard) -> AsyncIterator[None]:
+        """A connection outside the pool, which is open for as long as we listen."""
+        engine = self._engine(self._deadline, poolclass=NullPool)
+        try:
+            async with listening(engine, name, heard):
+                yield
+        finally:
+            await engine.dispose()
+
     def now(self) -> ColumnElement[int]:
         """The server's clock: the same for every controller."""
         return _POSTGRES_NOW
@@ -190,6 +216,12 @@ class PostgresEngine:
         """Close the pool."""
         async with asyncio.timeout(_CLOSE_DEADLINE):
             await self.pool.dispose()
+
+
+def _refuse_closed(connection: Any, _record: Any, _proxy: Any) -> None:
+    """Let the pool open a new connection for one that the server has closed while nobody used it."""
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError("closed by the server")
 
 
 @asynccontextmanager

@@ -99,6 +99,16 @@ class AttemptRecord:
     keys: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class AttemptTimes:
+    """When an attempt held a line of its trunk, for whoever counts load. `id` leads to those after it."""
+
+    id: str
+    dialed_at: int
+    answered_at: int | None
+    ended_at: int | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationRecord:
     """A number being verified. The code is here as a keyed hash, and sealed until it is final.

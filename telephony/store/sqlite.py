@@ -11,6 +11,7 @@ What it never does: know a table.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import sqlite3
 import time
@@ -37,6 +38,7 @@ from sqlalchemy.pool import NullPool
 
 from telephony.errors import ConfigError, StoreUnavailable
 from telephony.store.failures import DATABASE_ERRORS, is_locked, store_error
+from telephony.store.pokes import Heard
 from telephony.store.turns import Turnstile, to_the_end
 
 _log = structlog.get_logger(__name__)
@@ -83,6 +85,8 @@ class InlineConnection:
 
 class SqliteEngine:
     """The engine. `deadline` in seconds bounds the wait for a turn to write, and for a lock."""
+
+    shared = False
 
     def __init__(self, url: URL, path: Path, deadline: float) -> None:
         self._path = path
@@ -255,6 +259,28 @@ class SqliteEngine:
     def now(self) -> int:
         """The clock of this process: nobody else shares the file's rows."""
         return time.time_ns() // 1_000_000
+
+    @asynccontextmanager
+    async def listening(self, name: str, heard: Heard) -> AsyncIterator[None]:
+        """There is nobody to be heard: a lock beside the file keeps a second controller away."""
+        path = self._path.with_name(f"{self._path.name}.lock")
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreUnavailable(f"{path} can't be opened: {error.strerror}") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            raise ConfigError(
+                "store.url",
+                f"another controller works on {self._path}",
+                "Give each its own file, or share a PostgreSQL",
+            ) from error
+        try:
+            yield
+        finally:
+            os.close(handle)
 
     async def ping(self) -> None:
         """Also notices a file that was removed or replaced under us."""

@@ -6,12 +6,13 @@ What it never does: keep anything in memory; what is not committed is not there.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from sqlalchemy import ColumnElement, select
 
 from telephony.store.engines import Engine, open_engine
 from telephony.store.migrate import migrate
+from telephony.store.pokes import Heard
 from telephony.store.session import Session
 from telephony.store.unit import UnitOfWork
 
@@ -53,8 +54,8 @@ class Store:
     async def transaction(self) -> AsyncIterator[UnitOfWork]:
         """Write: committed at the normal end of the block, rolled back when an exception leaves it.
 
-        Raises `StoreUnavailable` when nothing could be written, `Overloaded` when too many wait. Must not be
-        nested. Only where the connection to PostgreSQL breaks during the commit itself can
+        Raises `StoreUnavailable` when nothing could be written, `StoreCrowded` when too many wait. Must not
+        be nested. Only where the connection to PostgreSQL breaks during the commit itself can
         `StoreUnavailable` mean that it is not known; the rows, if they are there, are found like those
         of a crashed owner.
         """
@@ -78,6 +79,19 @@ class Store:
             return moment
         async with self.engine.reading() as connection:
             return int(await Session(connection, self._now).value(select(moment)))
+
+    @property
+    def shared(self) -> bool:
+        """Whether other controllers may work on the same database."""
+        return self.engine.shared
+
+    def listening(self, heard: Heard) -> AbstractAsyncContextManager[None]:
+        """Be at work as `owner` until the block ends, and call `heard` with every poke meanwhile.
+
+        `PokeKind.MISSED` comes at the beginning and after every break: pokes that nobody heard are gone.
+        Raises `ConfigError` where somebody of this name is at work already, or, with SQLite, anybody.
+        """
+        return self.engine.listening(self.owner, heard)
 
     async def ping(self) -> None:
         """Raise `StoreUnavailable` unless the database is there and answers."""

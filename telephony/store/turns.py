@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from telephony.errors import Overloaded
+from telephony.errors import StoreCrowded
 
 _log = structlog.get_logger(__name__)
 
@@ -47,9 +47,9 @@ class Turnstile:
         self._waiting = 0
 
     def enter(self) -> None:
-        """Raise `Overloaded` when too many wait already."""
+        """Raise `StoreCrowded` when too many wait already."""
         if self._waiting >= MAX_WAITING:
-            raise Overloaded("too many transactions wait for the database")
+            raise StoreCrowded("too many transactions wait for the database")
         self._waiting += 1
 
     def leave(self) -> None:

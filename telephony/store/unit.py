@@ -10,6 +10,7 @@ from telephony.store.repositories.endpoints import DisabledEndpoints
 from telephony.store.repositories.idempotency import Idempotency
 from telephony.store.repositories.notes import Events, Outbox
 from telephony.store.repositories.payments import Payments
+from telephony.store.repositories.pokes import Pokes
 from telephony.store.repositories.requests import Requests
 from telephony.store.repositories.slots import Slots
 from telephony.store.repositories.trunks import Trunks
@@ -28,6 +29,7 @@ class UnitOfWork:
         "idempotency",
         "outbox",
         "payments",
+        "pokes",
         "requests",
         "slots",
         "trunks",
@@ -44,5 +46,6 @@ class UnitOfWork:
         self.events = Events(session)
         self.outbox = Outbox(session)
         self.disabled_endpoints = DisabledEndpoints(session)
+        self.pokes = Pokes(session)
         self.slots = Slots(session)
         self.trunks = Trunks(session)

@@ -89,10 +89,22 @@ AgiEvent: TypeAlias = Environment | AgiReply | Hangup
 
 _HANGUP: Final = Hangup()
 _NEEDS_QUOTES: Final = re.compile(r'[ \t"\\]')
+_NOT_PLAIN: Final = re.compile(r'[\t"\\\r\n\0]')
 _ESCAPED: Final = re.compile(r'["\\]')
 _CODE: Final = re.compile(r"([1-9][0-9]{2})([ -])(.*)", re.DOTALL)
 _RESULT: Final = re.compile(r"result=(\S*)(?: +\((.*)\))?(.*)", re.DOTALL)
+_PLAIN_REPLY: Final = re.compile(
+    rb"200 result=([!-'*-~]*)(?: \(([ -'*-~]*)\))?(?: endpos=(-?[0-9]{1,18}))?\n"
+)
+"""A whole reply of one line without a riddle in it: it reads the same by `_CODE`, `_RESULT` and `_ENDPOS`."""
+
 _ENDPOS: Final = re.compile(r"\bendpos=(-?[0-9]{1,18})\b")
+
+
+def _plain_reply(match: re.Match[bytes]) -> AgiReply:
+    result, value, endpos = match.groups()
+    text = None if value is None else value.decode()
+    return AgiReply(200, result.decode(), text, None if endpos is None else int(endpos))
 
 
 def encode_command(*words: str, limits: AgiLimits = DEFAULT_LIMITS) -> bytes:
@@ -107,8 +119,10 @@ def encode_command(*words: str, limits: AgiLimits = DEFAULT_LIMITS) -> bytes:
         raise LocalProtocolError("an AGI command needs a name")
     if len(words) > limits.max_command_words:
         raise LocalProtocolError(f"an AGI command has at most {limits.max_command_words} words")
-    line = " ".join([_quote(word) if not word or _NEEDS_QUOTES.search(word) else word for word in words])
-    refuse_control(line, "an AGI command")
+    line = " ".join(words)
+    if "" in words or line.count(" ") >= len(words) or _NOT_PLAIN.search(line):
+        line = " ".join([_quote(word) if not word or _NEEDS_QUOTES.search(word) else word for word in words])
+        refuse_control(line, "an AGI command")
     try:
         data = line.encode() + b"\n"
     except UnicodeEncodeError:
@@ -185,6 +199,12 @@ class AgiProtocol:
         """
         if self.ended:
             raise RemoteProtocolError("AGI data after the end of the conversation")
+        if self._state is _State.AWAITING and not self._lines and len(data) <= self._limits.max_line_bytes:
+            # Nearly every reply: it came whole, and nothing lies before it.
+            plain = _PLAIN_REPLY.fullmatch(data)
+            if plain is not None:
+                self._state = _State.IDLE
+                return [_plain_reply(plain)]
         events: list[AgiEvent] = []
         try:
             self._lines.feed(data)

@@ -9,22 +9,33 @@ Tests here share one event loop, because the lab lives in it.
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from telephony.lab import Lab
-from tests.acceptance import evidence
+from tests.acceptance import databases, evidence
+from tests.store_engines import PostgresServer
 
 _HERE = Path(__file__).parent
 _GROUPS = {
     "test_outcomes.py": "lab-1",
     "test_secrecy.py": "lab-1",
+    "test_retries.py": "lab-3",
+    "test_calls.py": "lab-1",
     "test_payments.py": "lab-3",
-    "test_calls.py": "lab-3",
+    "test_payment_races.py": "lab-3",
+    "test_two_controllers.py": "lab-1",
+    "test_faults.py": "lab-1",
+    "test_priority.py": "lab-3",
+    "test_bad_receivers.py": "lab-3",
+    "test_machines.py": "lab-3",
+    "test_spoken_codes.py": "lab-3",
+    "test_amounts.py": "lab-3",
 }
+"""By what each takes, so that the three end together; what is not named is of lab-2."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,6 +67,12 @@ async def session_lab() -> AsyncIterator[Lab]:
         evidence.FILES.append(lab.pbx.cdr_file)
         async with evidence.Listener(lab):
             yield lab
+
+
+@pytest.fixture(scope="module")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL of the tests' own."""
+    yield from databases.postgres_server()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

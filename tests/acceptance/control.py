@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,12 @@ class ControllerProcess:
     def command(self) -> list[str]:
         """How the process is started."""
         return [sys.executable, "-m", "tests.acceptance.controller", str(self.config)]
+
+    def log_lines(self, event: str) -> list[Json]:
+        """What it logged under this name, oldest first; `at` is seconds since the epoch."""
+        lines = [json.loads(line) for line in self.log_file.read_text().splitlines() if line.startswith("{")]
+        found = [line for line in lines if line.get("event") == event]
+        return [{**line, "at": datetime.fromisoformat(line["timestamp"]).timestamp()} for line in found]
 
     @property
     def pid(self) -> int:

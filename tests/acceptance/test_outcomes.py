@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sqlite3
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -222,7 +224,7 @@ async def test_the_pbx_is_away_at_the_request(lab: Lab, process: ControllerProce
 async def test_the_controller_is_killed(lab: Lab, process: ControllerProcess) -> None:
     rings, refuses = "+8613800000002", "+8613800000003"
     lab.carrier.subscribe(CALLED, answer_and_listen(after=0.1))
-    lab.carrier.subscribe(rings, answer_and_listen(after=9.0))
+    lab.carrier.subscribe(rings, answer_and_listen(after=15.0))
     lab.carrier.subscribe(refuses, reject(486, after=4.0, ring=True))
     async with api_of(process.url) as api:
         views = await asyncio.gather(*(api.verify(n) for n in (CALLED, rings, refuses)))
@@ -256,3 +258,91 @@ async def test_the_controller_freezes_in_mid_call(lab: Lab, process: ControllerP
         call = await api.call_ended(view)
         assert row(call)[:3] == ("completed", None, "hung_up_early")
         await the_next_call_works(lab, api)
+
+
+async def test_a_prompt_cannot_be_made(lab: Lab, process: ControllerProcess) -> None:
+    """Nothing can be written where the sounds lie: nobody is rung, and it works again by itself."""
+    media = Path(f"/dev/shm/telephony-test-{lab.state.number}")
+    away = media.with_name(f"{media.name}-away")
+    async with api_of(process.url) as api:
+        media.rename(away)
+        media.touch()
+        try:
+            # The first fails as it writes, the next one as it looks at the folder.
+            views = [await api.verify(number) for number in (CALLED, "+8613800000002")]
+            calls = [await api.call_ended(view, timeout=10) for view in views]
+        finally:
+            media.unlink()
+            away.rename(media)
+        for view, call in zip(views, calls, strict=True):
+            assert row(call) == ("failed", "prompt_failed", "prompt_failed", None)
+            assert call["attempts"][0]["dialed_at"] is None
+            assert (await api.get(f"/v1/verifications/{view['id']}"))["status"] == "failed"
+        assert lab.carrier.calls == []
+        await the_next_call_works(lab, api)
+
+
+async def test_the_pbx_cannot_reach_the_controller(lab: Lab, tmp_path: Path) -> None:
+    """Answered, and where the dialplan looks for the controller nobody listens: an apology, and the end."""
+    lab.carrier.subscribe(CALLED, answer_and_listen(after=0.1))
+    controller = ControllerProcess(tmp_path, settings_of(lab, tmp_path, fastagi={"port": 0}))
+    await controller.start()
+    try:
+        async with api_of(controller.url) as api:
+            view = await api.verify(CALLED)
+            call = await api.call_ended(view)
+            assert row(call)[:3] == ("failed", "no_session", "no_session")
+            assert (await api.get(f"/v1/verifications/{view['id']}"))["status"] == "pending"
+        await no_channels(lab)
+    finally:
+        await controller.stop()
+    (rung,) = lab.carrier.calls_to(CALLED)
+    assert rung.final_code == 200
+
+
+@pytest.mark.parametrize("waited", [False, pytest.param(True, marks=pytest.mark.soak)])
+async def test_what_a_dead_controller_cannot_know(lab: Lab, tmp_path: Path, waited: bool) -> None:
+    """Killed with the PBX: what rang is `unknown`, and what waited past its TTL is never dialled.
+
+    The shortest TTL is half a minute; where it is not waited for, the rows are moved instead.
+    """
+    rings, waits = "+8613800000002", "+8613800000003"
+    lab.carrier.subscribe(rings, no_answer())
+    lab.carrier.subscribe(waits, answer_and_listen(after=0.1))
+    # One place only, so that the second waits in the queue.
+    settings = settings_of(lab, tmp_path, calls={"max_calls": 1, "otp_share": 0})
+    controller = ControllerProcess(tmp_path, settings)
+    await controller.start()
+    try:
+        async with api_of(controller.url) as api:
+            views = [await api.verify(rings, ttl=30), await api.verify(waits, ttl=30)]
+            await ringing(api, views[0])
+        await controller.kill()
+        await lab.pbx.kill()
+        if waited:
+            await asyncio.sleep(30)
+        else:
+            move_deadline(tmp_path, views[1])
+        await lab.pbx.start()
+        await controller.start()
+        async with api_of(controller.url) as api:
+            calls = [await api.call_ended(view) for view in views]
+            assert row(calls[0])[:2] == ("unknown", "pbx_lost")
+            assert (calls[1]["status"], calls[1]["failure_reason"]) == ("expired", "expired")
+            assert calls[1]["attempts"] == []
+            seen = [await api.get(f"/v1/verifications/{view['id']}") for view in views]
+            assert [view["status"] for view in seen] == ["expired" if waited else "pending", "expired"]
+            assert [len(lab.carrier.calls_to(number)) for number in (rings, waits)] == [1, 0]
+            # The carrier heard no BYE from a PBX that was killed; its side is ended by hand.
+            await lab.carrier.asterisk.console("channel request hangup all")
+            await the_next_call_works(lab, api)
+    finally:
+        await controller.stop()
+
+
+def move_deadline(folder: Path, view: Json) -> None:
+    """Let a verification and its call expire now, while no controller looks."""
+    now = time.time_ns() // 1_000_000
+    with sqlite3.connect(folder / "telephony.db") as connection:
+        for table, which in (("request", view["call_id"]), ("verification", view["id"])):
+            connection.execute(f"UPDATE {table} SET expires_at = ? WHERE id = ?", (now, which))

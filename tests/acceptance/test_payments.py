@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from standardwebhooks import Webhook
 
-from telephony.app import running
+from telephony.app import Controller, running
 from telephony.lab import Lab, answer_and_listen, no_answer, press_keys
 from telephony.settings import check_settings
 from tests.acceptance.control import Api, api_of, settings_of
@@ -52,7 +52,9 @@ class Shop:
 
 
 @asynccontextmanager
-async def shop_and_controller(lab: Lab, folder: Path, **sections: Any) -> AsyncIterator[tuple[Shop, Api]]:
+async def shop_and_controller(
+    lab: Lab, folder: Path, **sections: Any
+) -> AsyncIterator[tuple[Shop, Api, Controller]]:
     """The app and the controller it uses; `sections` go over the configuration."""
     shop = Shop()
     server = web.Application()
@@ -63,7 +65,7 @@ async def shop_and_controller(lab: Lab, folder: Path, **sections: Any) -> AsyncI
         values = settings_of(lab, folder, webhooks={"allow_private": ["127.0.0.1"]}, **sections)
         values["clients"][0] |= {"webhook_url": f"{shop.url}hook", "webhook_secret": SECRET}
         async with running(check_settings(values)) as controller, api_of(controller.url) as api:
-            yield shop, api
+            yield shop, api, controller
 
 
 async def pay(api: Api, **body: Any) -> Json:
@@ -93,7 +95,7 @@ async def test_a_key_decides_and_the_app_is_told(
     lab: Lab, tmp_path: Path, key: str, answer: Json | None, status: str, by: str
 ) -> None:
     lab.carrier.subscribe(NUMBER, press_keys([(2.0, key)]))
-    async with shop_and_controller(lab, tmp_path) as (shop, api):
+    async with shop_and_controller(lab, tmp_path) as (shop, api, _controller):
         asking: Json = {}
         if answer is not None:
             shop.answer = answer
@@ -116,7 +118,7 @@ async def test_a_key_decides_and_the_app_is_told(
 
 async def test_a_cancel_hangs_up_what_rings_and_is_told(lab: Lab, tmp_path: Path) -> None:
     lab.carrier.subscribe(NUMBER, no_answer())
-    async with shop_and_controller(lab, tmp_path) as (shop, api):
+    async with shop_and_controller(lab, tmp_path) as (shop, api, _controller):
         payment = await pay(api)
         while (await api.get(f"/v1/calls/{payment['call_id']}"))["status"] != "ringing":
             await asyncio.sleep(0.05)
@@ -128,7 +130,7 @@ async def test_a_cancel_hangs_up_what_rings_and_is_told(lab: Lab, tmp_path: Path
 
 async def test_a_cancel_in_mid_call_is_said(lab: Lab, tmp_path: Path) -> None:
     lab.carrier.subscribe(NUMBER, press_keys([(4.0, "1")]))
-    async with shop_and_controller(lab, tmp_path) as (shop, api):
+    async with shop_and_controller(lab, tmp_path) as (shop, api, _controller):
         payment = await pay(api)
         while (await api.get(f"/v1/calls/{payment['call_id']}"))["status"] != "answered":
             await asyncio.sleep(0.05)
@@ -143,7 +145,7 @@ async def test_a_cancel_in_mid_call_is_said(lab: Lab, tmp_path: Path) -> None:
 
 async def test_silence_is_no_consent(lab: Lab, tmp_path: Path) -> None:
     lab.carrier.subscribe(NUMBER, answer_and_listen(after=0.2))
-    async with shop_and_controller(lab, tmp_path) as (shop, api):
+    async with shop_and_controller(lab, tmp_path) as (shop, api, _controller):
         payment = await pay(api)
         call = await api.call_ended(payment, timeout=120)
         assert call["attempts"][0]["end_reason"] == "no_input"

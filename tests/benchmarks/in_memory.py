@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +18,7 @@ from telephony.services.codes import CodeBox
 from tests.acceptance.control import HEADERS, KEY, SPEECH_CACHE, Json
 from tests.benchmarks.measure import cpu_of
 from tests.benchmarks.shipped import ShippedController
-from tests.benchmarks.sides import CODE, DEFAULTS
+from tests.benchmarks.sides import CODE, DEFAULTS, media_folder
 
 DIAL_SECONDS = 10.0
 """How long a dial is waited for."""
@@ -99,9 +98,8 @@ class InMemory:
 @asynccontextmanager
 async def in_memory(store: Path) -> AsyncIterator[InMemory]:
     """Run a controller on the store; the folder of the store has the `master.key`, or gets one."""
-    with tempfile.TemporaryDirectory(prefix="telephony-bench-") as name:
+    with media_folder() as media, tempfile.TemporaryDirectory(prefix="telephony-bench-") as name:
         folder = Path(name)
-        media = Path(f"/dev/shm/telephony-bench-{folder.name}")
         dialled = folder / "dialled"
         before = ("tests.benchmarks.memory_controller", str(dialled))
         process = ShippedController(folder, settings(store, store.parent, media), before=before)
@@ -111,4 +109,3 @@ async def in_memory(store: Path) -> AsyncIterator[InMemory]:
                 yield InMemory(process, session, dialled)
         finally:
             await process.stop()
-            shutil.rmtree(media, ignore_errors=True)

@@ -39,5 +39,5 @@ class TimedPbx(MemoryPbx):
 
 
 if __name__ == "__main__":
-    app.AsteriskPbx = TimedPbx  # type: ignore[assignment,misc]
+    app.AsteriskPbx = TimedPbx  # type: ignore[assignment, attr-defined]
     main()

@@ -16,6 +16,7 @@ class ShippedController(ControllerProcess):
 
     def __init__(self, folder: Path, settings: Json, *, before: Sequence[str] = ()) -> None:
         super().__init__(folder, settings)
+        self.settings = settings
         self.config = folder / "telephony.toml"
         self.config.write_text("".join(f"{name} = {toml(value)}\n" for name, value in settings.items()))
         self._before = before

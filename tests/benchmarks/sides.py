@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ import aiohttp
 from telephony.lab import Lab
 from telephony.net.ami import AmiClient, AmiConfig
 from telephony.settings import VerificationSection
-from tests.acceptance.control import HEADERS, ControllerProcess, api_of, settings_of
+from tests.acceptance.control import HEADERS, api_of, settings_of
 from tests.benchmarks.measure import cpu_of, cpu_of_children
 from tests.benchmarks.shipped import ShippedController
 
@@ -59,7 +60,7 @@ async def same_audio(lab: Lab, folder: Path) -> str:
     """Keep a copy of what one of our calls plays, and return its path without the extension."""
     async with controller(lab, folder) as process, api_of(process.url) as api:
         view = await api.verify("+8613899999999", code=CODE)
-        media = Path(f"/dev/shm/telephony-test-{lab.state.number}")
+        media = Path(process.settings["speech"]["media_dir"])
         while not (found := list(media.glob("*.ulaw"))):
             await asyncio.sleep(0.01)
         shutil.copyfile(found[0], folder / "same.ulaw")
@@ -68,20 +69,28 @@ async def same_audio(lab: Lab, folder: Path) -> str:
 
 
 @asynccontextmanager
-async def controller(lab: Lab, folder: Path, *before: str) -> AsyncIterator[ControllerProcess]:
+async def controller(lab: Lab, folder: Path, *before: str) -> AsyncIterator[ShippedController]:
     """Our controller as shipped, with the default log level and budgets."""
-    settings = settings_of(lab, folder, **DEFAULTS)
-    process = ShippedController(folder, settings, before=before)
-    await process.start()
-    try:
-        yield process
-    finally:
-        await process.stop()
+    with media_folder() as media:
+        settings = settings_of(lab, folder, **DEFAULTS, speech={"media_dir": str(media)})
+        process = ShippedController(folder, settings, before=before)
+        await process.start()
+        try:
+            yield process
+        finally:
+            await process.stop()
+
+
+@contextmanager
+def media_folder() -> Iterator[Path]:
+    """A folder in memory for what is spoken, of this run alone."""
+    with tempfile.TemporaryDirectory(prefix="telephony-bench-", dir="/dev/shm") as name:
+        yield Path(name) / "media"
 
 
 @dataclass
 class Ours:
-    process: ControllerProcess
+    process: ShippedController
     session: aiohttp.ClientSession
     calls: list[str] = field(default_factory=list)
 

@@ -69,6 +69,7 @@ def test_the_example_has_every_key() -> None:
         "calls",
         "calling_hours",
         "fastagi",
+        "ivr",
         "log",
     ],
 )

@@ -277,6 +277,26 @@ def test_split_anywhere(cuts: list[int]) -> None:
     assert play(cuts) == play([])
 
 
+_RESULTS = st.sampled_from(["0", "-1", "", "1(2)", "(timeout)", "(a", "é"])
+_VALUES = st.sampled_from(["", " (42)", " ()", "  (a b)", " (a (b) c)", " (码)", " (timeout)", " (a"])
+_POSITIONS = st.sampled_from(
+    ["", " endpos=160", " endpos=-1", " endpos=x", "  endpos=1", " endpos=9" + "9" * 18]
+)
+
+
+@given(_RESULTS, _VALUES, _POSITIONS)
+def test_a_reply_that_came_whole_reads_as_one_that_came_in_crumbs(
+    result: str, value: str, position: str
+) -> None:
+    data = f"200 result={result}{value}{position}\n".encode()
+    seen = []
+    for parts in ([data], [data[:1], data[1:]]):
+        protocol = conversing()
+        protocol.send_command("NOOP")
+        seen.append((fed(protocol, parts), protocol.awaiting_reply))
+    assert seen[0] == seen[1]
+
+
 _LINES = st.one_of(
     st.sampled_from(
         [

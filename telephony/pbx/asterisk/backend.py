@@ -23,12 +23,12 @@ from typing import Final
 
 import structlog
 
-from telephony.errors import PbxError, PbxRejected, PbxTimeout, PbxUnavailable, WireError
+from telephony.errors import PbxError, PbxRejected, PbxTimeout, PbxUnavailable, StaleFence, WireError
 from telephony.model.hangup import Cause, HangupCause, classify
 from telephony.net.ami import AmiClient, AmiConfig, Connected, Disconnected, EventsLost
 from telephony.net.fastagi import AgiChannel, FastAgiServer
 from telephony.pbx.asterisk.originate import order_headers
-from telephony.pbx.asterisk.session import AgiSession
+from telephony.pbx.asterisk.session import IVR, AgiSession
 from telephony.pbx.port import (
     Accepted,
     Answered,
@@ -49,11 +49,18 @@ log = structlog.get_logger(__name__)
 
 CONTEXT: Final = "telephony-session"
 EXTENSION: Final = "answered"
+AGI_VARIABLE: Final = "TELEPHONY_AGI"
+MACHINE_CONTEXT: Final = "telephony-machine"
+"""Where a channel is while the PBX listens to who answered."""
+
 HANGUP_HANDLER: Final = "telephony-ended,s,1"
 """Runs on the channel before it is gone, answered or not, and notes its end in AstDB."""
 
+INBOUND_SCRIPTS: Final = ("inbound", IVR)
+"""`agi://…/inbound` and `agi://…/ivr/NAME`: what a dialplan asks of its own accord, without a nonce."""
+
 DAY_MS: Final = 86_400_000
-SETTLE_MS: Final = 2_000
+SETTLE_SECONDS: Final = 2.0
 """An Originate left unread in an old AMI socket shows within this time, or never."""
 
 BOOT_PAUSE: Final = 0.2
@@ -90,13 +97,15 @@ class AsteriskConfig:
 
     `agi_host` and `agi_port` are what our FastAGI server listens on (port 0 takes a free one);
     `drain_seconds` bounds how long `stop` waits for running conversations. `nonce_key` makes the
-    nonces: the next life of the controller knows them again, nobody else can.
+    nonces: the next life of the controller knows them again, nobody else can. `agi_address` is the
+    `host:port` where the PBX reaches this controller; without it the dialplan's own `TELEPHONY_AGI` counts.
     """
 
     ami: AmiConfig
     nonce_key: bytes = field(repr=False)
     agi_host: str = "127.0.0.1"
     agi_port: int = 4573
+    agi_address: str = ""
     allowed_peers: Collection[str] = ("127.0.0.0/8", "::1/128")
     max_sessions: int = 1000
     drain_seconds: float = 30.0
@@ -105,15 +114,18 @@ class AsteriskConfig:
 
 @dataclass(slots=True)
 class AsteriskLeg:
-    """One ordered call. The queue's last event is `Ended`; `up_since` is the event loop's time.
+    """One ordered call. The queue's last event is `Ended`.
 
-    `early` is whether early media came, whatever it means here.
+    `since` is when this process began to watch it, and `up_since` when it was answered, by the event
+    loop's time. A `blind` leg has had a time of which we saw no events: how it ended is read from the
+    dialplan's note. `early` is whether early media came, whatever it means here.
     """
 
     order: DialOrder
     pbx: AsteriskPbx
     nonce: str
     dialed_at_ms: int
+    since: float
     events: asyncio.Queue[LegEvent] = field(default_factory=lambda: asyncio.Queue(LEG_EVENTS))
     action_id: str = ""
     rang: bool = False
@@ -124,7 +136,7 @@ class AsteriskLeg:
     reason: str | None = None
     gone: Message | None = None
     hanging_up: bool = False
-    adopted: bool = False
+    blind: bool = False
     ended: bool = False
     last_hope: asyncio.TimerHandle | None = None
 
@@ -159,7 +171,7 @@ class AsteriskLeg:
 class AsteriskPbx:
     """The `Pbx` port on one Asterisk ≥ 20.
 
-    `on_inbound` takes FastAGI sessions that do not belong to a leg of ours.
+    `on_inbound` takes FastAGI sessions that a dialplan begins of its own accord (`INBOUND_SCRIPTS`).
     """
 
     def __init__(
@@ -182,6 +194,7 @@ class AsteriskPbx:
         self._reconcile_now = asyncio.Event()
         self._linked = asyncio.Event()
         self._booted = asyncio.Event()
+        self._link_since = 0.0
         self._link_since_ms = 0
         self._boot_stamp = ""
         self._started_at_ms: int | None = None
@@ -237,31 +250,52 @@ class AsteriskPbx:
             raise PbxRejected("an attempt is dialled once")
         if not self.ready:
             raise PbxUnavailable("not connected to Asterisk, or it still boots", sent=False)
-        leg = self._new_leg(order, time.time_ns() // 1_000_000)
+        leg = self._new_leg(order, order.dialed_at_ms or _now_ms())
+        ours = True
         try:
             await self._originate(leg)
             yield leg
+        except StaleFence:
+            ours = False
+            raise
         finally:
-            if not leg.ended:
+            if ours and not leg.ended:
                 await leg.hangup()
             self._drop_leg(leg)
 
     @asynccontextmanager
     async def adopt(self, order: DialOrder, *, dialed_at_ms: int) -> AsyncIterator[AsteriskLeg]:
-        """Watch a channel of an earlier life; the next look at the live channels tells its state."""
+        """Watch a channel of an earlier life, or of another controller.
+
+        The next look at the live channels tells its state. Its dialplan is told to come to us.
+        """
         if order.attempt_id in self._legs:
             raise PbxRejected("the attempt is already watched")
         leg = self._new_leg(order, dialed_at_ms)
-        leg.adopted = True
+        leg.blind = True
         self._reconcile_now.set()
         try:
+            await self._call_here(leg)
             yield leg
         finally:
             self._drop_leg(leg)
 
+    async def _call_here(self, leg: AsteriskLeg) -> None:
+        """AMI `Setvar`: whoever ordered the leg wrote its own address there, and may be gone."""
+        if self._config.agi_address:
+            with suppress(PbxError):
+                await self._ami.action(
+                    "Setvar",
+                    [
+                        ("Channel", leg.order.attempt_id),
+                        ("Variable", AGI_VARIABLE),
+                        ("Value", self._config.agi_address),
+                    ],
+                )
+
     def _new_leg(self, order: DialOrder, dialed_at_ms: int) -> AsteriskLeg:
         nonce = hmac.digest(self._config.nonce_key, order.attempt_id.encode(), "sha256").hex()[:32]
-        leg = AsteriskLeg(order, self, nonce, dialed_at_ms)
+        leg = AsteriskLeg(order, self, nonce, dialed_at_ms, asyncio.get_running_loop().time())
         self._legs[order.attempt_id] = leg
         return leg
 
@@ -284,6 +318,8 @@ class AsteriskPbx:
             **({"TELEPHONY_MACHINES": "1"} if order.detect_machines else {}),
             **order.variables,
         }
+        if self._config.agi_address:
+            variables[AGI_VARIABLE] = self._config.agi_address
         headers = [
             ("ActionID", leg.action_id),
             *order_headers(order),
@@ -337,18 +373,29 @@ class AsteriskPbx:
             return []
         return [value for value in reply.get("Value").split(",") if value]
 
-    async def fate(self, attempt_id: str, dialed_at_ms: int) -> Trace:
+    async def fate(
+        self,
+        attempt_id: str,
+        dialed_at_ms: int,
+        *,
+        unseen_for: float = 0.0,
+        unseen: Callable[[], Awaitable[None]] | None = None,
+    ) -> Trace:
         """Ask the live channels, the dialplan's note, and how long Asterisk has been up.
 
-        "Never rang" is said only after everything that an old link may have left unread has shown.
+        "Never rang" is said only after everything that an old link may have left unread has shown, and
+        not of an attempt that lies in the future: a clock was set back, and no stamp can be compared.
         """
         known = await self._known_fate(attempt_id, dialed_at_ms)
         if known is None:
-            await self._settled()
+            if unseen is not None:
+                await unseen()
+            await self._settled(SETTLE_SECONDS - max(0.0, unseen_for))
             known = await self._known_fate(attempt_id, dialed_at_ms)
         if known is not None:
             return known
-        if not self._restarted_since(dialed_at_ms - START_ERROR_MS):
+        comparable = dialed_at_ms <= _now_ms() + START_ERROR_MS
+        if comparable and not self._restarted_since(dialed_at_ms - START_ERROR_MS):
             return Trace(Fate.NEVER_RANG)
         return Trace(Fate.UNKNOWN, HangupCause(Cause.PBX_LOST))
 
@@ -376,17 +423,19 @@ class AsteriskPbx:
             return None
         return next((event.get("Val") for event in reply.events if event.get("Val")), None)
 
-    def _link_age_ms(self) -> int:
-        return time.time_ns() // 1_000_000 - self._link_since_ms
+    def _link_age(self) -> float:
+        return asyncio.get_running_loop().time() - self._link_since
 
-    async def _settled(self) -> None:
-        """Wait until this link is old enough that nothing sent before it can still be unread.
+    async def _settled(self, seconds: float) -> None:
+        """Let pass the time in which Asterisk reads what whoever ordered the attempt may have sent it.
 
-        The look for a restart belongs to it: what it finds is as fresh as the answer it allows.
+        It counts from an answer that Asterisk gave us, on one link. The look for a restart belongs to it:
+        what it finds is as fresh as the answer it allows.
         """
-        rest = SETTLE_MS - self._link_age_ms()
-        if rest > 0:
-            await asyncio.sleep(rest / 1000)
+        link = self._link_since
+        await asyncio.sleep(max(0.0, seconds))
+        if self._link_since != link:
+            raise PbxUnavailable("the link broke while an attempt was looked for", sent=False)
         await self._look_for_restart()
 
     async def _read_events(self) -> None:
@@ -395,15 +444,19 @@ class AsteriskPbx:
             if isinstance(item, Message):
                 self._on_event(item)
             elif isinstance(item, Connected):
-                self._link_since_ms = time.time_ns() // 1_000_000
+                self._link_since = asyncio.get_running_loop().time()
+                self._link_since_ms = _now_ms()
                 self._linked.set()
                 self._reconcile_now.set()
             elif isinstance(item, EventsLost):
                 log.warning("ami.events_lost", count=item.count)
+                for leg in self._legs.values():
+                    leg.blind = True
                 self._reconcile_now.set()
             elif isinstance(item, Disconnected):
                 self._booted.clear()
                 for leg in self._legs.values():
+                    leg.blind = True
                     leg.deliver(LinkLost())
 
     def _on_event(self, event: Message) -> None:
@@ -465,14 +518,14 @@ class AsteriskPbx:
         """
         if leg.ended:
             return
-        if leg.adopted and not leg.answered:
-            # What came before the adoption was told to nobody here: the dialplan's note knows it.
+        if leg.blind and not leg.answered:
+            # What we did not see was told to nobody here: the dialplan's note knows it.
             self._reconcile_now.set()
         elif leg.gone is not None and (leg.answered or leg.reason is not None):
-            leg.deliver(Ended(_cause_of(leg)))
+            leg.deliver(_end_of(leg))
         elif leg.last_hope is None:
             leg.last_hope = asyncio.get_running_loop().call_later(
-                CONCLUDE_SECONDS, lambda: leg.deliver(Ended(_cause_of(leg)))
+                CONCLUDE_SECONDS, lambda: leg.deliver(_end_of(leg))
             )
 
     async def _watch_boot(self) -> None:
@@ -517,16 +570,16 @@ class AsteriskPbx:
         await self._look_for_restart()
         if not self._legs:
             return
-        asked_ms = time.time_ns() // 1_000_000
+        asked = asyncio.get_running_loop().time()
         live = {channel.id: channel for channel in await self.channels()}
         for leg in list(self._legs.values()):
             channel = live.get(leg.order.attempt_id)
             if channel is not None:
                 self._on_live(leg, channel)
-            elif not leg.ended and (leg.gone is not None or asked_ms - leg.dialed_at_ms > SETTLE_MS):
+            elif not leg.ended and (leg.gone is not None or asked - leg.since > SETTLE_SECONDS):
                 await self._on_gone(leg, restarted=self._restarted_since(leg.dialed_at_ms))
             elif not leg.ended:
-                asyncio.get_running_loop().call_later(SETTLE_MS / 1000, self._reconcile_now.set)
+                asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._reconcile_now.set)
 
     @staticmethod
     def _on_live(leg: AsteriskLeg, channel: LiveChannel) -> None:
@@ -553,8 +606,8 @@ class AsteriskPbx:
             cause = _cause_of(leg)
         elif restarted:
             cause = HangupCause(Cause.PBX_LOST)
-        elif self._link_age_ms() < SETTLE_MS:
-            asyncio.get_running_loop().call_later(SETTLE_MS / 1000, self._reconcile_now.set)
+        elif self._link_age() < SETTLE_SECONDS:
+            asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._reconcile_now.set)
             return
         else:
             cause = HangupCause(Cause.TRUNK_FAULT)
@@ -562,22 +615,20 @@ class AsteriskPbx:
         leg.deliver(Ended(cause))
 
     async def _look_for_restart(self) -> None:
-        """AMI `CoreStatus`: see whether Asterisk has been started anew since the last look.
+        """AMI `CoreStatus`: see when Asterisk was started, and whether anew since the last look.
 
-        Its stamp is local time without a zone; `Getvar` of `STRFTIME` tells the zone's offset. (The
-        uptime in `FullyBooted` would be plainer, but it is kept for users with the `system` class.)
+        Its stamp is local time without a zone, by its own machine's clock; `Getvar` of `STRFTIME` tells
+        both. (The uptime in `FullyBooted` would be plainer, but is kept for users with the `system` class.)
         """
         reply = await self._ami.action("CoreStatus")
         stamp = f"{reply.get('CoreStartupDate')} {reply.get('CoreStartupTime')}"
-        if stamp == self._boot_stamp:
-            return
-        offset = await self._ami.action("Getvar", [("Variable", "STRFTIME(,,%z)")])
-        if self._boot_stamp:
+        clock = await self._ami.action("Getvar", [("Variable", "STRFTIME(,,%s.%3q%z)")])
+        if self._boot_stamp and stamp != self._boot_stamp:
             # Whatever was dialled before this link went down with the old Asterisk; the stamp itself
             # is whole seconds, and may lie before a dial of the same second.
             self._restart_seen_ms = self._link_since_ms
         self._boot_stamp = stamp
-        self._started_at_ms = _local_to_ms(stamp, offset.get("Value"))
+        self._started_at_ms = started_at_ms(stamp, clock.get("Value"), _now_ms())
 
     def _restarted_since(self, moment_ms: int) -> bool:
         return self._started_at_ms is None or max(self._started_at_ms, self._restart_seen_ms) > moment_ms
@@ -596,7 +647,7 @@ class AsteriskPbx:
             leg.deliver(Answered(session, now - (leg.up_since or now)))
             await session.over()
             return
-        if nonce or self._on_inbound is None:
+        if nonce or self._on_inbound is None or channel.script.partition("/")[0] not in INBOUND_SCRIPTS:
             self.stray_sessions += 1
             log.warning("session.refused", channel=channel.unique_id, peer=str(channel.peer))
             return
@@ -622,6 +673,17 @@ def _trace_of(note: str) -> Trace:
     final = sip if sip is not None and sip >= 300 else None
     cause = classify(sip=final, q850=_number(q850), rang=rang, answered=answered)
     return Trace(Fate.ANSWERED if answered else Fate.NOT_ANSWERED, cause, rang=rang or answered)
+
+
+def _end_of(leg: AsteriskLeg) -> Ended:
+    """Say how a leg ended; one that ended while the PBX listened is told by its context."""
+    cause = _cause_of(leg)
+    if leg.gone is None or leg.gone.get("Context") != MACHINE_CONTEXT:
+        return Ended(cause)
+    if leg.hanging_up:
+        cause = HangupCause(Cause.CANCELED, cause.sip, cause.q850)
+    now = asyncio.get_running_loop().time()
+    return Ended(cause, now - (leg.up_since or now))
 
 
 def _cause_of(leg: AsteriskLeg) -> HangupCause:
@@ -663,12 +725,22 @@ def _sip_code(text: str) -> int | None:
     return int(word) if word.isdigit() and 100 <= int(word) < 700 else None
 
 
-def _local_to_ms(stamp: str, offset: str) -> int | None:
-    """Turn `YYYY-MM-DD HH:MM:SS` and `+HHMM` into milliseconds since the epoch, None for nonsense."""
+def started_at_ms(stamp: str, clock: str, now_ms: int) -> int | None:
+    """When the PBX started, in milliseconds by our clock; None for nonsense.
+
+    `stamp` is its start, `YYYY-MM-DD HH:MM:SS`, and `clock` its time at our `now_ms`, seconds since the
+    epoch with the zone's offset, as in `1800000000.123+0800`: its machine's clock may be off from ours.
+    """
     try:
-        return round(datetime.strptime(f"{stamp} {offset}", "%Y-%m-%d %H:%M:%S %z").timestamp()) * 1000
+        theirs = float(clock[:-5])
+        started = datetime.strptime(f"{stamp} {clock[-5:]}", "%Y-%m-%d %H:%M:%S %z").timestamp()
     except ValueError:
         return None
+    return now_ms - round((theirs - started) * 1000)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _clock_seconds(text: str) -> float:

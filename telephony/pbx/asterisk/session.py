@@ -27,6 +27,10 @@ ALL_KEYS: Final = "0123456789*#"
 DONE_VARIABLE: Final = "TELEPHONY_DONE"
 """Set to 1 by the last command: without it the dialplan takes the local way out."""
 
+IVR: Final = "ivr"
+TREE_ARGUMENT: Final = "tree"
+"""`agi://…/ivr/NAME` hands over the same as `agi://…/ivr?tree=NAME`."""
+
 BEEP_PAUSE_MS: Final = 2000
 """A silence of this length ends a machine's greeting and tone, where the dialplan names no other."""
 
@@ -36,6 +40,8 @@ class AgiSession:
 
     def __init__(self, channel: AgiChannel) -> None:
         self._channel = channel
+        kind, _, tree = channel.script.partition("/")
+        self._arguments = {**channel.query, TREE_ARGUMENT: tree} if kind == IVR and tree else channel.query
         self._over = asyncio.Event()
         self.finished = False
         """Whether we have begun to end the conversation by ourselves."""
@@ -59,12 +65,12 @@ class AgiSession:
 
     @property
     def arguments(self) -> Mapping[str, str]:
-        """What the dialplan handed over in the query of the AGI address."""
-        return self._channel.query
+        """What the dialplan handed over in the query of the AGI address; `/ivr/NAME` is its `tree`."""
+        return self._arguments
 
     @property
     def machine(self) -> bool:
-        """What the dialplan's `AMD` found; `HUMAN`, `NOTSURE`, `HANGUP` and nothing are a person."""
+        """What the dialplan's `AMD` found; `HUMAN`, `NOTSURE` and nothing are a person."""
         return self._channel.query.get("amdstatus") == "MACHINE"
 
     @property
@@ -107,13 +113,20 @@ class AgiSession:
         timeout: float,
         inter_digit_timeout: float = 2.0,
         terminator: str = "#",
+        margin: float | None = None,
     ) -> Gathered:
         """AGI `STREAM FILE` stopped by any key, then `WAIT FOR DIGIT` for each further one."""
         digits = ""
-        key = await self.play(media, barge_in=ALL_KEYS) if media else None
+        key = None
+        if media is not None:
+            if margin is not None:
+                await self.extend(media.seconds + margin)
+            key = await self.play(media, barge_in=ALL_KEYS)
         while True:
             if key is None:
                 wait = inter_digit_timeout if digits else timeout
+                if margin is not None:
+                    await self.extend(wait + margin)
                 key = await self._wait_for_digit(wait)
             if key is None:
                 return Gathered(digits, "timeout")
@@ -171,7 +184,7 @@ class AgiSession:
 
     async def extend(self, seconds: float) -> None:
         """Set the dialplan's `TIMEOUT(absolute)`, which counts from now."""
-        await self.set_variable("TIMEOUT(absolute)", str(round(seconds)))
+        await self.set_variable("TIMEOUT(absolute)", f"{seconds:.1f}")
 
     async def hangup(self) -> None:
         """Say that we are done; the dialplan hangs up as its next step."""

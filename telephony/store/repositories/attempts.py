@@ -5,15 +5,14 @@ What it never does: dial, or decide whether another attempt follows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Final
 
 from sqlalchemy import bindparam, func, select
 
 from telephony.errors import StaleFence, StoreError
 from telephony.model.call import AttemptPhase
-from telephony.store.records import AttemptRecord
-from telephony.store.repositories.leases import renew
+from telephony.model.ids import first_id
+from telephony.store.records import AttemptRecord, AttemptTimes
 from telephony.store.session import Rows, Session
 from telephony.store.tables import attempt
 
@@ -27,6 +26,23 @@ _ALONE_WITH: Final = select(func.pg_advisory_xact_lock(func.hashtextextended(bin
 _DIALED: Final = select(func.count()).where(
     _c.dialed_at.is_not(None), _c.to_number == bindparam("to_number"), _c.dialed_at >= bindparam("since")
 )
+
+# An identifier tells when it was made, so that the primary key serves for time as well; the moment of
+# dialling follows, and is by the database's clock where several share it.
+_DIALED_AFTER_MS: Final = 86_400_000
+_CLOCKS_APART_MS: Final = 3_600_000
+_TIMES: Final = (
+    select(_c.id, _c.dialed_at, _c.answered_at, _c.ended_at)
+    .where(
+        _c.id > bindparam("after"),
+        _c.id < bindparam("before"),
+        _c.dialed_at >= bindparam("since"),
+        _c.dialed_at < bindparam("until"),
+    )
+    .order_by(_c.id)
+    .limit(bindparam("most"))
+)
+_TIMES_OF_TRUNK: Final = _TIMES.where(_c.trunk == bindparam("of_trunk"))
 
 
 class Attempts:
@@ -60,10 +76,6 @@ class Attempts:
         if not await _rows.change(self._session, attempt_id, columns, fence=fence):
             raise StaleFence(f"attempt {attempt_id} is not ours under fence {fence}")
 
-    async def renew_leases(self, owner: str, ids: Iterable[str], until: int) -> set[str]:
-        """Prolong our leases and return those that are still ours."""
-        return await renew(self._session, attempt, owner, ids, until)
-
     async def list_for(self, request_id: str) -> list[AttemptRecord]:
         """The attempts of a request, first to last."""
         return await _rows.fetch(self._session, _OF_REQUEST, {"of": request_id})
@@ -84,3 +96,24 @@ class Attempts:
     async def count_to_number_since(self, to_number: str, since: int) -> int:
         """How many attempts to this number were really dialled at or after `since`."""
         return int(await self._session.value(_DIALED, {"to_number": to_number, "since": since}))
+
+    async def times(
+        self, since: int, until: int, *, trunk: str | None = None, after: str = "", limit: int = 1_000
+    ) -> list[AttemptTimes]:
+        """A page of the attempts that were dialled from `since` up to `until`, by any trunk or by one.
+
+        `after` is the last identifier of the page before. They come as they were made, to be read in one
+        short transaction for each page. Found is what `new_id` named, at most a day before the dialling.
+        """
+        asked = {
+            "after": max(after, first_id("att", since - _DIALED_AFTER_MS)),
+            "before": first_id("att", until + _CLOCKS_APART_MS),
+            "since": since,
+            "until": until,
+            "most": limit,
+        }
+        if trunk is None:
+            rows = await self._session.run(_TIMES, asked)
+        else:
+            rows = await self._session.run(_TIMES_OF_TRUNK, {**asked, "of_trunk": trunk})
+        return [AttemptTimes(row.id, row.dialed_at, row.answered_at, row.ended_at) for row in rows]

@@ -175,6 +175,10 @@ class Outbox:
         condition = and_(_c.id == webhook_id, _c.dead_at.is_not(None))
         return await _outbox.update(self._session, condition, changes) == 1
 
+    async def bring_forward(self, milliseconds: int) -> int:
+        """Let what is not delivered be due so much earlier, for a clock that was set back; how many."""
+        return await _outbox.update(self._session, _UNDONE, {"due_at": _c.due_at - milliseconds})
+
     async def purge(self, before: int, limit: int) -> int:
         """Forget what was made before then, whatever became of it; returns how many."""
         old = select(_c.id).where(_c.created_at < before).order_by(_c.created_at).limit(limit)

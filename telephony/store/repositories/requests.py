@@ -5,7 +5,7 @@ What it never does: decide which status follows which; that is the state machine
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -14,12 +14,13 @@ from sqlalchemy import ColumnElement, and_, bindparam, case, func, literal_colum
 from telephony.errors import StaleFence, StoreError
 from telephony.model.call import FINAL_CALL_STATUSES, CallClass, CallStatus
 from telephony.store.records import Page, RequestRecord
-from telephony.store.repositories.leases import batches, renew
 from telephony.store.session import Rows, Session
 from telephony.store.tables import attempt, request
 
 _rows: Final = Rows(request, RequestRecord)
 _c: Final = request.c
+_BATCH: Final = 500
+"""How many identifiers go into one statement; both engines bound its parameters."""
 
 # The levels of priority that wait, highest first: each is one step in the index, whatever waits in it.
 _highest_first = select(_c.priority).where(_c.due_at.is_not(None)).order_by(_c.priority.desc()).limit(1)
@@ -66,6 +67,12 @@ _ABANDONED_OR_OWN: Final = (
     .order_by(_c.lease_until)
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
+)
+_NEXT_LEASE_END: Final = (
+    select(_c.lease_until)
+    .where(_c.lease_until.is_not(None), _c.owner != bindparam("of"))
+    .order_by(_c.lease_until)
+    .limit(1)
 )
 _FENCE_OF_REQUEST: Final = (
     select(_c.fence).where(_c.id == attempt.c.request_id).correlate(attempt).scalar_subquery()
@@ -125,12 +132,20 @@ class Requests:
         return await _rows.fetch(self._session, _OF_FLOW, {"ref": flow_ref})
 
     async def claim_due(
-        self, owner: str, now: int, limit: int, lease_ms: int, *, least_priority: int = 0
+        self,
+        owner: str,
+        now: int,
+        limit: int,
+        lease_ms: int,
+        *,
+        least_priority: int = 0,
+        lease_now: int | None = None,
     ) -> Sequence[RequestRecord]:
         """Take what is due at `now` and nobody's: highest priority first, then earliest `due_at`.
 
-        Each gets the next fence, a lease until `now + lease_ms`, and no `due_at`: it is in its owner's
-        memory from here on. Two who claim at once get disjoint rows. What is below `least_priority` stays.
+        Each gets the next fence, a lease of `lease_ms`, and no `due_at`: it is in its owner's memory from
+        here on. Two who claim at once get disjoint rows. What is below `least_priority` stays. `lease_now` is
+        this moment by the clock that leases go by, where that is another.
         """
         due: list[RequestRecord] = []
         for level in (await self._session.run(_LEVELS)).scalars().all():
@@ -140,38 +155,47 @@ class Requests:
             due += await _rows.fetch(self._session, _DUE_IN_LEVEL, parameters)
             if len(due) >= limit:
                 break
-        return await self._hand(due, owner, now, now + lease_ms)
+        return await self._hand(due, owner, now, (now if lease_now is None else lease_now) + lease_ms)
 
-    async def claim(self, request_id: str, owner: str, now: int, lease_ms: int) -> RequestRecord | None:
+    async def claim(
+        self, request_id: str, owner: str, now: int, lease_ms: int, *, lease_now: int | None = None
+    ) -> RequestRecord | None:
         """Take one that waits in the queue, due or not, as `claim_due` does; None where it does not wait."""
         record = await self.lock(request_id)
         if record is None or record.due_at is None:
             return None
         if record.lease_until is not None or record.ended_at is not None:
             return None
-        return (await self._hand([record], owner, now, now + lease_ms))[0]
+        lease_until = (now if lease_now is None else lease_now) + lease_ms
+        return (await self._hand([record], owner, now, lease_until))[0]
 
     async def take_over(
-        self, owner: str, now: int, lease_ms: int, *, own: bool = True, limit: int = 1_000
+        self,
+        owner: str,
+        now: int,
+        lease_ms: int,
+        *,
+        own: bool = True,
+        but: Collection[str] = (),
+        limit: int = 1_000,
     ) -> Sequence[RequestRecord]:
         """Take the requests whose owner stopped renewing, with their open attempts; longest ago first.
 
         With `own` (a start) also those that an earlier life of `owner` holds, however long its lease still
-        runs. A sweep goes without it, after renewing what is in hand: a lease of ours that has run out
-        all the same is one that we lost while frozen. Each gets the next fence, and so do its open
+        runs. A sweep goes without it, after renewing what is in hand; `but` are the requests in hand, which
+        stay as they are whatever the clock did meanwhile. Each gets the next fence, and so do its open
         attempts: whatever the former owner still writes fails. Two who take over at once get disjoint rows.
         """
         statement = _ABANDONED_OR_OWN if own else _ABANDONED
         parameters = {"now": now, "most": limit} | ({"of": owner} if own else {})
-        return await self._hand(
-            await _rows.fetch(self._session, statement, parameters), owner, now, now + lease_ms
-        )
+        found = await _rows.fetch(self._session, statement, parameters)
+        return await self._hand([one for one in found if one.id not in but], owner, now, now + lease_ms)
 
     async def _hand(
         self, taken: Sequence[RequestRecord], owner: str, now: int, lease_until: int
     ) -> Sequence[RequestRecord]:
         """Write ourselves into rows that this transaction has locked, and into their open attempts."""
-        for batch in batches([record.id for record in taken]):
+        for batch in _batches([record.id for record in taken]):
             await _rows.update(
                 self._session,
                 _c.id.in_(batch),
@@ -230,9 +254,35 @@ class Requests:
         condition = and_(_c.id == request_id, _c.ended_at.is_(None), _c.cancel_requested_at.is_(None))
         return await _rows.update(self._session, condition, changes) == 1
 
-    async def renew_leases(self, owner: str, ids: Iterable[str], until: int) -> set[str]:
-        """Prolong our leases and return those that are still ours; the others were taken over or ended."""
-        return await renew(self._session, request, owner, ids, until)
+    async def renew_leases(self, owner: str, ids: Iterable[str], until: int) -> dict[str, bool]:
+        """Prolong our leases and return those that are still ours; the others were taken over or ended.
+
+        The value says whether somebody asked to cancel the request.
+        """
+        held: dict[str, bool] = {}
+        for batch in _batches(list(ids)):
+            statement = (
+                request.update()
+                .where(_c.id.in_(batch), _c.owner == owner, _c.lease_until.is_not(None))
+                .values(lease_until=until)
+                .returning(_c.id, _c.cancel_requested_at)
+            )
+            rows = await self._session.run(statement)
+            held.update({row.id: row.cancel_requested_at is not None for row in rows})
+        return held
+
+    async def next_lease_end(self, owner: str) -> int | None:
+        """When the first lease that is not this owner's runs out (perhaps already); None without any."""
+        value: int | None = await self._session.value(_NEXT_LEASE_END, {"of": owner})
+        return value
+
+    async def bring_forward(self, milliseconds: int) -> int:
+        """Let what waits in the queue be due so much earlier; returns how many.
+
+        For a clock that was set back: whoever is claimed too early is put back by its owner.
+        """
+        waits = and_(_c.due_at.is_not(None), _c.lease_until.is_(None), _c.ended_at.is_(None))
+        return await _rows.update(self._session, waits, {"due_at": _c.due_at - milliseconds})
 
     async def open_of_owner(self, owner: str) -> Sequence[RequestRecord]:
         """What this owner holds: after a restart, what its former life left open."""
@@ -270,3 +320,9 @@ class Requests:
             conditions.append(func.substr(_c.to_number, 1, len(prefix)) == prefix)
         counted = select(literal_column("1")).select_from(request).where(*conditions).limit(most).subquery()
         return int(await self._session.value(select(func.count()).select_from(counted)))
+
+
+def _batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The identifiers in portions that fit into one statement."""
+    for start in range(0, len(ids), _BATCH):
+        yield ids[start : start + _BATCH]

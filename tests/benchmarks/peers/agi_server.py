@@ -65,15 +65,15 @@ async def panoramisk() -> None:
     await server.serve_forever()
 
 
-class _Pyst2(socketserver.StreamRequestHandler):
+class _Pyst2(socketserver.BaseRequestHandler):
     """pyst2's AGI on a socket, a process for each, as its own FastAGI (for Python 2) has it."""
 
     def handle(self) -> None:
         from asterisk.agi import AGI
 
         agi = AGI(
-            stdin=io.TextIOWrapper(self.rfile),
-            stdout=io.TextIOWrapper(self.wfile, write_through=True),
+            stdin=self.request.makefile("r"),
+            stdout=self.request.makefile("w"),
             stderr=io.StringIO(),
         )
         for _ in range(COMMANDS):
@@ -81,6 +81,9 @@ class _Pyst2(socketserver.StreamRequestHandler):
 
 
 def pyst2() -> None:
+    # Here, so that no child has to.
+    import asterisk.agi  # noqa: F401
+
     with socketserver.ForkingTCPServer(("127.0.0.1", 0), _Pyst2) as server:
         server.max_children = 100
         print(server.server_address[1], flush=True)

@@ -31,6 +31,7 @@ SHOWN = {
     "failure_reason": "busy",
     "metadata": {"shop": 7},
     "out_id": None,
+    "path": [],
     "attempts": [
         {
             "id": "att_1",

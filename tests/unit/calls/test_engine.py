@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ from telephony.model.ids import new_id
 from telephony.model.media import Media
 from telephony.model.number import parse_number
 from telephony.pbx.memory import Callee, MemoryPbx
-from telephony.pbx.port import CallSession
+from telephony.pbx.port import CallSession, Trace
 from telephony.store import Store, UnitOfWork
 from telephony.store.records import AttemptRecord, RequestRecord
 from telephony.trunks.dialect import Trunk
@@ -237,6 +237,28 @@ async def test_codes_pass_payments_in_a_full_queue(tmp_path: Path) -> None:
     await pbx.stop()
 
 
+async def test_one_free_place_is_given_once(tmp_path: Path) -> None:
+    """Where a code and a payment wait for the same place, the code has it."""
+    pbx = MemoryPbx()
+    order = [CallClass.TRANSACTION, CallClass.OTP, CallClass.TRANSACTION, CallClass.OTP]
+    async with rig_of(tmp_path, pbx, max_calls=2, otp_share=0.5) as rig:
+        calls = []
+        for place, call_class in enumerate(order):
+            # The first payment is over before the first code: its place could be anybody's.
+            rig.talk.seconds = 0.4 * (place + 1)
+            calls.append(await rig.place(to_number=f"+86138000300{place:02d}", call_class=call_class))
+            if place < 2:
+                await rig.until(calls[place], lambda one: one.status is CallStatus.ANSWERED)
+        most = 0
+        while rig.engine.live_calls:
+            most = max(most, rig.engine.live_calls)
+            await asyncio.sleep(0.005)
+        assert most == 2
+        for call in calls:
+            assert (await rig.ended(call)).status is CallStatus.COMPLETED
+    await pbx.stop()
+
+
 async def test_quiet_hours_wait_for_the_callees_morning(tmp_path: Path) -> None:
     pbx = MemoryPbx()
     local = datetime.now(UTC) + timedelta(hours=8)
@@ -360,6 +382,32 @@ async def test_killed_before_the_pbx_heard_of_it_is_dialled_by_the_next_life(tmp
     await pbx.stop()
 
 
+async def test_lives_that_are_too_short_to_look_twice_add_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pbx = MemoryPbx()
+    pbx.started_at_ms = now() - 60_000
+    call, _attempt = await left_behind(tmp_path, AttemptPhase.DIALING, dialed_at=now())
+    noted, original, waited = asyncio.Event(), pbx.fate, []
+
+    async def fate(*asked: Any, unseen_for: float, unseen: Callable[[], Awaitable[None]]) -> Trace:
+        waited.append(unseen_for)
+        await unseen()
+        noted.set()
+        if len(waited) == 1:
+            await asyncio.sleep(60)
+        return await original(*asked)
+
+    monkeypatch.setattr(pbx, "fate", fate)
+    async with rig_of(tmp_path, pbx):
+        await noted.wait()
+    async with rig_of(tmp_path, pbx) as rig:
+        assert (await rig.ended(call)).status is CallStatus.COMPLETED
+    assert waited[0] == 0.0
+    assert 0.2 <= waited[1] < 10.0
+    await pbx.stop()
+
+
 async def test_what_a_restarted_pbx_cannot_know_is_unknown_and_not_rung_again(tmp_path: Path) -> None:
     pbx = MemoryPbx()
     pbx.started_at_ms = now() + 60_000
@@ -368,3 +416,41 @@ async def test_what_a_restarted_pbx_cannot_know_is_unknown_and_not_rung_again(tm
         assert (await rig.ended(call)).status is CallStatus.UNKNOWN
         assert pbx.orders == []
     await pbx.stop()
+
+
+async def test_what_falls_due_while_the_queue_is_looked_at_is_dialled_at_once(tmp_path: Path) -> None:
+    """Its moment comes after the look and before the sleep: nobody waits a second for it."""
+    ticks = itertools.count(now(), 100)
+    store = await Store.open(f"sqlite:///{tmp_path}/t.db", owner="one")
+    pbx = MemoryPbx()
+    await pbx.start()
+    engine = CallEngine(
+        store,
+        pbx,
+        Router([Trunk("a", "a")]),
+        {"talk": Talk()},
+        owner="one",
+        discard=lambda _media: None,
+        clock=lambda: next(ticks),
+    )
+    begun = next(ticks)
+    waiting = RequestRecord(
+        id=new_id("call"),
+        client="shop",
+        flow="talk",
+        to_number=NUMBER,
+        call_class=CallClass.TRANSACTION,
+        created_at=begun,
+        updated_at=begun,
+        # The start looks at the clock once, then the queue does, then its sleep is counted.
+        due_at=begun + 250,
+    )
+    async with store.transaction() as work:
+        await work.requests.add(waiting)
+    await engine.start()
+    async with asyncio.timeout(0.8):
+        while not pbx.orders:
+            await asyncio.sleep(0.01)
+    await engine.stop()
+    await pbx.stop()
+    await store.close()

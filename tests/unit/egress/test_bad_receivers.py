@@ -117,6 +117,10 @@ BAD: dict[str, Behaviour] = {
 }
 
 
+WAITED_OUT = ("hangs", "trickles headers for ever", "wait for ever")
+"""Those that only a timeout ends: it is short for them, and long for those who answer."""
+
+
 async def due_now(world: World, deliverer: Deliverer) -> None:
     """Turn the clock to the next try, and wait until all that is due then was tried."""
     async with world.store.reading() as work:
@@ -133,7 +137,8 @@ async def due_now(world: World, deliverer: Deliverer) -> None:
 async def test_after_a_bad_hour_everything_comes_in_order(world: World, how: str) -> None:
     receiver = await world.receiver(BAD[how])
     records = await world.add(*(a_webhook(world.clock, f"pay_{n % 3}", type=f"t.{n}") for n in range(9)))
-    deliverer = await world.deliverer({"shop": receiver.url}, replace(RULES, timeout=0.15))
+    timeout = 0.2 if how in WAITED_OUT else RULES.timeout
+    deliverer = await world.deliverer({"shop": receiver.url}, replace(RULES, timeout=timeout))
     began = world.clock.now
     firsts = {record.id for record in records[:3]}
     await until(lambda: deliverer.counts.failed == 3 and deliverer.in_flight == 0)
@@ -143,7 +148,9 @@ async def test_after_a_bad_hour_everything_comes_in_order(world: World, how: str
     assert set(receiver.ids) == firsts, "nobody overtakes"
     assert deliverer.counts.delivered == 0
     tries = len(receiver.got)
-    assert tries == deliverer.counts.failed, "one request a try, and none to where it pointed"
+    assert tries <= deliverer.counts.failed, "one request a try, and none to where it pointed"
+    assert how in WAITED_OUT or tries == deliverer.counts.failed
+    await deliverer.stop()
 
     genuine: list[bool] = []
 
@@ -152,6 +159,7 @@ async def test_after_a_bad_hour_everything_comes_in_order(world: World, how: str
         return web.Response(status=204)
 
     receiver.behaves = is_well
+    deliverer = await world.deliverer({"shop": receiver.url})
     while deliverer.counts.delivered < len(records):
         await due_now(world, deliverer)
     assert Counter(receiver.ids[tries:]) == Counter(record.id for record in records)

@@ -134,3 +134,18 @@ def test_what_the_configuration_allows() -> None:
 def test_a_network_that_is_none(entry: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         Guard((entry,))
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("10.1.2.3", True),
+        ("10.2.0.1", False),
+        ("CRM.internal.", True),
+        ("[fd00::1]", True),
+        ("8.8.8.8", False),
+        ("example.com", False),
+    ],
+)
+def test_what_was_allowed_though_it_is_ours(host: str, allowed: bool) -> None:
+    assert Guard(["10.1.0.0/16", "crm.internal", "fd00::/8"]).allows(host) is allowed

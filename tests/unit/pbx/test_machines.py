@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from telephony.errors import CallEnded
+from telephony.model.hangup import Cause
 from telephony.net.ami import AmiConfig
 from telephony.net.fastagi import AgiChannel, FastAgiServer
 from telephony.pbx.asterisk import AsteriskConfig, AsteriskPbx
 from telephony.pbx.asterisk.session import AgiSession
-from telephony.pbx.port import Accepted, Answered, DialOrder
+from telephony.pbx.port import Accepted, Answered, DialOrder, Ended
 from tests.net.fake_ami import Action, FakeAmi, FakePeer
 
 LONG = 10.0
@@ -68,7 +69,6 @@ async def session(query: str) -> AsyncIterator[tuple[Asterisk, AgiSession]]:
         ("nonce=n&amdstatus=&amdcause=&pause=", False),
         ("nonce=n&amdstatus=HUMAN&amdcause=HUMAN-900-900&pause=", False),
         ("nonce=n&amdstatus=NOTSURE&amdcause=TOOLONG-5000&pause=", False),
-        ("nonce=n&amdstatus=HANGUP", False),
         ("nonce=n&amdstatus=MACHINE&amdcause=MAXWORDS-6-5&pause=", True),
     ],
 )
@@ -154,3 +154,27 @@ async def test_a_phone_was_picked_up_before_the_pbx_had_listened() -> None:
         assert answered.session.machine
         assert 0.1 < answered.seconds_ago < 5.0
         asterisk.leave()
+
+
+@pytest.mark.parametrize(
+    ("context", "ours", "end"),
+    [
+        ("telephony-machine", False, (Cause.NORMAL, True)),
+        ("telephony-machine", True, (Cause.CANCELED, True)),
+        ("telephony-lost", False, (Cause.NORMAL, False)),
+    ],
+)
+async def test_a_hangup_while_the_pbx_listens_is_told(
+    context: str, ours: bool, end: tuple[Cause, bool]
+) -> None:
+    order = DialOrder("att_1", "carrier", "+861", "+862", detect_machines=True)
+    async with pbx_and_manager() as (pbx, fake), pbx.dial(order) as leg:
+        assert await leg.next_event() == Accepted()
+        assert fake.peer is not None
+        await fake.peer.event("Newstate", "Uniqueid: att_1", "ChannelState: 6")
+        if ours:
+            await leg.hangup()
+        await fake.peer.event("Hangup", "Uniqueid: att_1", f"Context: {context}", "Cause: 16")
+        ended = await asyncio.wait_for(leg.next_event(), LONG)
+        assert isinstance(ended, Ended)
+        assert (ended.cause.cause, ended.listened is not None) == end

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from telephony.model.hangup import Cause, HangupCause
-from telephony.pbx.asterisk.backend import _local_to_ms, _sip_code, _trace_of
+from telephony.pbx.asterisk.backend import _sip_code, _trace_of, started_at_ms
 from telephony.pbx.port import Fate, Trace
 
 
@@ -54,7 +54,24 @@ def test_a_sip_code_is_found_bare_or_in_its_line(text: str, code: int | None) ->
     assert _sip_code(text) == code
 
 
-def test_a_local_stamp_with_its_offset_is_a_moment() -> None:
-    assert _local_to_ms("2026-11-24 20:00:00", "+0800") == _local_to_ms("2026-11-24 12:00:00", "+0000")
-    assert _local_to_ms("2026-11-24 12:00:00", "+0000") == 1_795_521_600_000
-    assert _local_to_ms("", "") is None
+NOW = 1_795_521_610_500
+"""2026-11-24 12:00:10.5 UTC by our clock."""
+
+
+@pytest.mark.parametrize(
+    ("stamp", "clock"),
+    [
+        ("2026-11-24 12:00:00", "1795521610.500+0000"),
+        ("2026-11-24 20:00:00", "1795521610.500+0800"),
+        ("2026-11-24 13:00:00", "1795525210.500+0000"),
+        ("2026-11-24 06:00:00", "1795518010.500-0500"),
+    ],
+    ids=["as ours", "another zone", "an hour ahead", "an hour behind, and another zone"],
+)
+def test_the_start_of_a_pbx_is_told_by_our_clock_whatever_its_own_says(stamp: str, clock: str) -> None:
+    assert started_at_ms(stamp, clock, NOW) == NOW - 10_500
+
+
+def test_a_start_that_is_no_time_is_not_known() -> None:
+    assert started_at_ms("", "", NOW) is None
+    assert started_at_ms("2026-11-24 12:00:00", "", NOW) is None

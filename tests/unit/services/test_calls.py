@@ -10,9 +10,12 @@ from datetime import UTC, datetime, time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from telephony.api.schemas import Call
 from telephony.calls.flow import Outcome, Prepared
+from telephony.calls.policy import policy_for
 from telephony.calls.quiet import Window
 from telephony.errors import (
     CallEnded,
@@ -31,7 +34,9 @@ from telephony.model.media import Media
 from telephony.model.prompt import Phrase, Text
 from telephony.pbx.memory import Callee, MemorySession
 from telephony.pbx.port import CallSession, Gathered
+from telephony.services.admission import check_json
 from telephony.services.announcement import AnnouncementFlow
+from telephony.services.call_view import view_of
 from telephony.services.contract import (
     CallView,
     NewCall,
@@ -406,6 +411,33 @@ async def test_what_is_of_no_use_is_refused_by_field(
     assert (await house.calls.list(CLIENT, status=None, cursor=None, limit=10)).items == ()
 
 
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    variables=st.dictionaries(st.sampled_from(["text", "play_times", "ack_key"]) | st.text(max_size=5), JSON),
+    retry=st.dictionaries(st.sampled_from(["attempts", "pause", "longest_pause", "on"]), JSON),
+)
+def test_whatever_is_sent_is_taken_or_refused_by_field(
+    variables: dict[str, Any], retry: dict[str, Any]
+) -> None:
+    flow = AnnouncementFlow(None, None)  # type: ignore[arg-type]
+    for check, value, field in (
+        (flow.check, variables, "variables."),
+        (lambda value: policy_for(CallClass.SURVEY, value), retry, "retry."),
+        (lambda value: check_json("metadata", value), variables, "metadata"),
+    ):
+        try:
+            check(value)
+        except InputError as error:
+            assert error.field.startswith(field)  # noqa: PT017
+            assert error.mend  # noqa: PT017
+
+
 @pytest.mark.parametrize(
     ("flow", "words"),
     [
@@ -587,7 +619,9 @@ async def test_a_flow_that_is_registered_is_called_checked_and_told(house: House
     assert registry.check("greeting", {"name": "Li"}) == {"name": "Li", "mood": "good"}
     with pytest.raises(InputError, match=r"variables\.name"):
         registry.check("greeting", {})
-    house.engine._flows = {**house.engine._flows, **registry.for_engine()}
+    with pytest.raises(InputError, match=r"variables\.machine_detection"):
+        registry.check("greeting", {"name": "Li", "machine_detection": "off"})
+    house.engine._flows = registry.for_engine()
     house.calls._flows = registry
     made = await house.calls.create(CLIENT, NewCall(NUMBER, "greeting", {"name": "Li"}), None)
     assert isinstance(made, CallView)
@@ -596,3 +630,18 @@ async def test_a_flow_that_is_registered_is_called_checked_and_told(house: House
     assert [one.reason for one in greeting.settled] == ["greeted Li"]
     (event,) = await house.told()
     assert (event.type, event.payload["flow"]) == ("call.completed", "greeting")
+
+
+async def test_a_call_whose_flow_was_removed_ends_and_is_told(house: House) -> None:
+    house.calls._flows = FlowRegistry([Greeting()], house.notices)
+    made = await house.calls.create(CLIENT, NewCall(NUMBER, "greeting", {"name": "Li"}), None)
+    assert isinstance(made, CallView)
+    view = await house.ended(made.id)
+    assert (view.status, view.failure_reason) == (CallStatus.FAILED, "flow_removed")
+    assert house.pbx.orders == []
+    assert [event.type for event in await house.told()] == ["call.failed"]
+
+
+def test_what_is_told_of_machines_is_no_variable_of_the_flow() -> None:
+    view = view_of(request_of(machine_detection="hang_up"), [])
+    assert (view.machine_detection, view.variables) == ("hang_up", {"text": TEXT, "play_times": 2})

@@ -300,13 +300,13 @@ async def test_it_expires_on_time_and_its_call_ends(house: House) -> None:
     house.clock.advance(29.999)
     await housekeeper.tidy()
     assert (await house.payments.get(CLIENT, view.id)).status is PaymentStatus.PENDING
-    house.clock.advance(0.001)
-    shown = await house.payments.get(CLIENT, view.id)
-    assert (shown.status, shown.decided_by) == (PaymentStatus.EXPIRED, "deadline")
     assert await house.told() == ()
+    house.clock.advance(0.001)
     await housekeeper.tidy()
     await housekeeper.tidy()
     assert [event.type for event in await house.told()] == ["payment_confirmation.expired"]
+    shown = await house.payments.get(CLIENT, view.id)
+    assert (shown.status, shown.decided_by) == (PaymentStatus.EXPIRED, "deadline")
     assert (await house.ended(view.call_id)).status is CallStatus.CANCELED
 
 
@@ -379,7 +379,7 @@ async def test_confirm_expiry_and_cancel_meet_and_one_wins_each_time(
 
         acts: list[Hook] = [talk, cancel, expire]
         chance.shuffle(acts)
-        await asyncio.gather(*(after(chance.randrange(8), act) for act in acts))
+        await asyncio.gather(*(after(chance.randrange(60), act) for act in acts))
         row = await house.payments.get(CLIENT, view.id)
         seen[row.status] = seen.get(row.status, 0) + 1
         async with house.store.reading() as work:
@@ -867,6 +867,18 @@ async def test_a_machine_that_hangs_up_on_the_message_has_not_got_it(house: Hous
     house.pbx.callees[NUMBER] = Callee(machine=True, hang_up_after=1)
     call = await house.ended((await created(house, machine_detection="leave_message")).call_id)
     assert call.attempts[0].end_reason == "machine"
+
+
+async def test_whoever_hangs_up_while_the_pbx_listens_is_a_person_who_did_not_wait(house: House) -> None:
+    house.pbx.callees[NUMBER] = Callee(does_not_wait=True)
+    retry = {"attempts": 2, "pause": 60}
+    view = await created(house, machine_detection="hang_up", retry=retry)
+    while not (call := await house.calls.get(CLIENT, view.call_id or "")).attempts[0].ended_at:
+        await house.calls.wait_changed(CLIENT, call.id, 5.0)
+    (attempt,) = call.attempts
+    assert (attempt.end_reason, attempt.cause) == ("hung_up_early", "normal")
+    assert attempt.answered_at == house.clock() - 1000
+    assert call.status is CallStatus.QUEUED, "it rings again"
 
 
 async def test_logs_hold_no_number_order_or_url(house: House, app: App) -> None:

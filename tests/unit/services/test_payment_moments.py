@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from telephony.errors import Overloaded, StoreUnavailable
+from telephony.errors import StoreCrowded, StoreUnavailable
 from telephony.model.call import FINAL_CALL_STATUSES, CallStatus, PaymentStatus
 from telephony.model.hangup import Cause
 from telephony.model.media import Media
@@ -23,6 +23,7 @@ from telephony.services import housekeeping, payment_flow
 from telephony.services.contract import CallView, NewPayment, PaymentView
 from telephony.services.housekeeping import Housekeeper
 from telephony.services.payment_book import CANCELED, DecidedBy, Decision
+from telephony.store import UnitOfWork
 from telephony.store.records import PaymentRecord
 from tests.store_engines import PostgresServer
 from tests.unit.services.conftest import CLIENT, NUMBER, House
@@ -133,6 +134,62 @@ async def test_a_cancel_after_the_deadline_is_late_and_nothing_rings_on(house: H
     assert await told(house, view) == ["expired"]
 
 
+@pytest.mark.parametrize("listed", [False, True])
+async def test_whoever_looks_after_the_deadline_sees_it_ended(house: House, listed: bool) -> None:
+    """Not only shown so: it is over for everybody from then on, and its call with it."""
+    house.pbx.callees[NUMBER] = Callee(answer_after=None)
+    view = await created(house, ttl=30)
+    await until(house, view, CallStatus.RINGING)
+    house.clock.advance(30)
+    if listed:
+        pending = await house.payments.list(CLIENT, status=PaymentStatus.PENDING, cursor=None, limit=9)
+        assert pending.items == ()
+    else:
+        assert (await house.payments.get(CLIENT, view.id)).status is PaymentStatus.EXPIRED
+    assert await told(house, view) == ["expired"]
+    assert (await house.ended(view.call_id)).status is CallStatus.CANCELED
+
+
+async def test_no_final_status_is_shown_that_becomes_another(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer in time whose transaction commits after the deadline: who looks meanwhile waits for it."""
+    original = house.notices.add
+    deciding, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(work: UnitOfWork, **event: Any) -> None:
+        deciding.set()
+        await go_on.wait()
+        await original(work, **event)
+
+    monkeypatch.setattr(house.notices, "add", slow)
+    house.pbx.callees[NUMBER] = Callee(keys="1")
+    view = await created(house, ttl=30)
+    await asyncio.wait_for(deciding.wait(), 5)
+    house.clock.advance(30)
+    looking = asyncio.create_task(house.payments.get(CLIENT, view.id))
+    await asyncio.sleep(0.05)
+    assert not looking.done()
+    go_on.set()
+    assert (await looking).status is PaymentStatus.CONFIRMED
+    await house.ended(view.call_id)
+    assert await told(house, view) == ["confirmed"]
+
+
+async def test_a_look_at_a_store_that_cannot_be_written_shows_the_row(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.pbx.callees[NUMBER] = Callee(answer_after=None)
+    view = await created(house, ttl=30)
+    house.clock.advance(30)
+
+    async def full(*_: object) -> PaymentRecord:
+        raise StoreUnavailable("full")
+
+    monkeypatch.setattr(house.book, "decide", full)
+    assert (await house.payments.get(CLIENT, view.id)).status is PaymentStatus.PENDING
+
+
 async def test_a_store_that_fails_once_makes_no_deadline_half_a_minute_late(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,7 +198,7 @@ async def test_a_store_that_fails_once_makes_no_deadline_half_a_minute_late(
             return 0
 
     monkeypatch.setattr(housekeeping, "FAILURE_PAUSE", 0.05)
-    failures: Iterator[Exception] = iter((StoreUnavailable("full"), Overloaded("full"), KeyError("a fault")))
+    failures = iter((StoreUnavailable("full"), StoreCrowded("full"), KeyError("a fault")))
     original = house.expiry.expire_due
 
     async def fails_first(now: int) -> None:
@@ -288,7 +345,7 @@ async def test_a_store_that_comes_back_within_seconds_is_waited_for(
     async def flaky_decide(payment_id: str, decision: Decision) -> PaymentRecord:
         if fails["decide"]:
             fails["decide"] -= 1
-            raise Overloaded("too many")
+            raise StoreCrowded("too many")
         return await decide(payment_id, decision)
 
     monkeypatch.setattr(house.book, "read", flaky_read)
@@ -320,8 +377,8 @@ async def test_a_row_that_cannot_be_read_at_the_answer_ends_no_payment(
     view = await created(house, retry={"attempts": 2, "pause": 1})
     call = await until(house, view, CallStatus.QUEUED)
     assert call.attempts[0].end_reason == "store_failed"
-    assert (await status_of(house, view))[0] == "pending"
     away = False
+    assert (await status_of(house, view))[0] == "pending"
     house.clock.advance(2)
     house.engine._wake.set()
     await house.ended(view.call_id)
@@ -351,6 +408,28 @@ async def test_a_commit_that_went_through_and_was_lost_counts_once(
     assert times == 2
     assert house.heard() == [QUESTION, "payment.received"]
     assert await told(house, view) == ["confirmed"]
+
+
+async def test_a_store_that_is_crowded_once_stops_no_loop_of_the_engine(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = house.engine._next_due
+    crowded = 0
+
+    async def next_due() -> int | None:
+        nonlocal crowded
+        crowded += 1
+        if crowded == 1:
+            raise StoreCrowded("too many")
+        return await original()
+
+    monkeypatch.setattr(house.engine, "_next_due", next_due)
+    house.engine._wake.set()
+    async with asyncio.timeout(5):
+        while crowded < 2:
+            await asyncio.sleep(0.02)
+    call = await house.ended((await created(house)).call_id)
+    assert call.status is CallStatus.COMPLETED
 
 
 # ---- the rounds of a call

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +18,7 @@ from telephony.errors import (
     InvalidNumber,
     NotFound,
     RateLimited,
+    StoreUnavailable,
     UnknownLocale,
 )
 from telephony.model.call import CallStatus, VerificationStatus
@@ -384,3 +387,34 @@ async def test_a_code_approved_while_it_rang_is_not_spoken(house: House) -> None
     await house.verifications.check(CLIENT, view.id, code)
     await house.ended(call_id)
     assert house.pbx.sessions[0].played == []
+
+
+@pytest.mark.parametrize("seconds", [0, 61], ids=["in time", "expired meanwhile"])
+async def test_a_store_that_cannot_be_read_when_somebody_answers(
+    house: House, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    house.pbx.callees[NUMBER] = Callee(answer_after=0.2)
+    call_id = await rings(house, await created(house, ttl=60))
+    house.clock.advance(seconds)
+    away = [True]
+    reading = house.store.reading
+
+    @asynccontextmanager
+    async def failing() -> AsyncIterator[Any]:
+        if away[0]:
+            raise StoreUnavailable("away")
+        async with reading() as work:
+            yield work
+
+    monkeypatch.setattr(house.store, "reading", failing)
+    async with asyncio.timeout(3):
+        while not house.pbx.sessions or not house.pbx.sessions[0].gone:
+            await asyncio.sleep(0.01)
+    away[0] = False
+    call = await house.ended(call_id)
+    heard = not seconds
+    assert (len(house.pbx.sessions[0].played) == 1) is heard
+    assert (call.status, call.attempts[0].end_reason) == (
+        CallStatus.COMPLETED,
+        "heard" if heard else "expired",
+    )

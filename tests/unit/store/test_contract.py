@@ -15,7 +15,7 @@ from telephony.errors import InputError, NotFound, StaleFence, StoreError
 from telephony.model.call import AttemptPhase, CallClass, CallStatus, VerificationStatus
 from telephony.model.ids import new_id
 from telephony.store import Store
-from telephony.store.records import CheckFailureRecord, InFlight, Mismatch, New, Replay
+from telephony.store.records import AttemptTimes, CheckFailureRecord, InFlight, Mismatch, New, Replay
 
 
 class TestRecords:
@@ -346,9 +346,12 @@ class TestClaiming:
         async with store.transaction() as work:
             assert await work.requests.get(record.id) == taken
             assert await work.events.list_for(record.id) == []
-            assert await work.requests.renew_leases("node-a", [record.id], clock.now + 9_000) == set()
-            assert await work.requests.renew_leases("node-b", [record.id], clock.now + 9_000) == {record.id}
-            assert await work.attempts.renew_leases("node-b", [attempt.id], clock.now + 9_000) == {attempt.id}
+            assert await work.requests.renew_leases("node-a", [record.id], clock.now + 9_000) == {}
+            renewed = await work.requests.renew_leases("node-b", [record.id], clock.now + 9_000)
+            assert renewed == {record.id: False}
+            await work.requests.ask_cancel(record.id, clock.now)
+            renewed = await work.requests.renew_leases("node-b", [record.id], clock.now + 9_000)
+            assert renewed == {record.id: True}, "who renews learns of a cancel"
             assert await work.requests.expired_leases(clock.now + 8_999) == []
 
     async def test_a_start_takes_what_an_earlier_life_held_and_a_sweep_what_ran_out(
@@ -361,14 +364,34 @@ class TestClaiming:
         async with store.transaction() as work:
             for record in (own, own_expired, foreign, foreign_expired):
                 await work.requests.add(record)
+            in_hand = {own_expired.id}
+            kept = await work.requests.take_over("node-a", START, 9_000, own=False, but=in_hand, limit=1)
+            assert [record.id for record in kept] == [foreign_expired.id]
+            assert await work.requests.take_over("node-a", START, 9_000, own=False, but=in_hand) == []
+            assert await work.requests.next_lease_end("node-a") == START + 5_000
+            assert await work.requests.next_lease_end("node-b") == START - 1
             swept = await work.requests.take_over("node-a", START, 9_000, own=False)
-            assert [record.id for record in swept] == [foreign_expired.id, own_expired.id]
+            assert [record.id for record in swept] == [own_expired.id], "nobody has it in hand any more"
         async with store.transaction() as work:
             held = {record.id for record in await work.requests.open_of_owner("node-a")}
             assert held == {own.id, own_expired.id, foreign_expired.id}
             taken = await work.requests.take_over("node-a", START, 9_000)
             assert {record.id for record in taken} == held
             assert [record.id for record in await work.requests.open_of_owner("node-b")] == [foreign.id]
+
+    async def test_after_a_clock_was_set_back_what_waits_is_due_so_much_earlier(self, store: Store) -> None:
+        waits = a_request(due_at=START + 5_000)
+        held = a_request(owner="node-a", lease_until=START + 5_000, due_at=START + 5_000)
+        webhook = a_webhook(due_at=START + 5_000)
+        async with store.transaction() as work:
+            await work.requests.add(waits)
+            await work.requests.add(held)
+            webhook = await work.outbox.add(webhook)
+            assert await work.requests.bring_forward(4_000) == 1
+            assert await work.outbox.bring_forward(4_000) == 1
+        async with store.reading() as work:
+            assert await work.requests.next_due_at() == START + 1_000
+            assert await work.outbox.next_due(webhook.client) == START + 1_000
 
     async def test_a_final_status_ends_everything_about_the_row(self, store: Store, clock) -> None:
         record = a_request(owner="node-a", lease_until=START + 9, due_at=START)
@@ -454,6 +477,31 @@ class TestCounting:
             assert await work.attempts.count_to_number_since(TO, START) == 2
             assert await work.attempts.count_to_number_since(TO, START + 1) == 1
             assert await work.attempts.count_to_number_since("+1", START) == 0
+
+    async def test_the_times_of_attempts_come_in_pages(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By the moment of dialling, though an attempt may have been made a little earlier."""
+        record = a_request()
+        made = []
+        async with store.transaction() as work:
+            await work.requests.add(record)
+            for number in range(1, 8):
+                monkeypatch.setattr("time.time_ns", lambda at=START + number: at * 1_000_000)
+                dialed = None if number == 6 else START + 100 * number
+                times = {"dialed_at": dialed, "answered_at": dialed, "ended_at": START + 100 * number + 50}
+                trunk = "b" if number == 3 else "a"
+                one = an_attempt(record, number=number, trunk=trunk, phase=AttemptPhase.ENDED, **times)
+                await work.attempts.add(one)
+                made.append(one)
+        expected = [AttemptTimes(one.id, one.dialed_at or 0, one.answered_at, one.ended_at) for one in made]
+        async with store.reading() as work:
+            times_of = work.attempts.times
+            first = await times_of(START + 200, START + 700, limit=3)
+            assert first == expected[1:4]
+            assert await times_of(START + 200, START + 700, after=first[-1].id, limit=3) == [expected[4]]
+            assert await times_of(START, START + 9_999, trunk="b") == [expected[2]]
+            assert await times_of(START + 701, START + 9_999) == []
 
     async def test_a_number_of_an_attempt_is_given_once(self, store: Store) -> None:
         record = a_request()

@@ -97,6 +97,10 @@ _ASKED: dict[tuple[str, str], Callable[[UnitOfWork], Awaitable[Any]]] = {
     ("dialed", "ix_attempt_dialed (to_number=? AND dialed_at>?)"): lambda work: (
         work.attempts.count_to_number_since(TO, START)
     ),
+    ("attempt_times", "(id>? AND id<?)"): lambda work: work.attempts.times(START, START + ROWS),
+    ("attempt_times_of_trunk", "(id>? AND id<?)"): lambda work: work.attempts.times(
+        START, START + ROWS, trunk="main"
+    ),
     ("expired_verifications", "ix_verification_open (expires_at<?)"): lambda work: (
         work.verifications.due_expired(START, 10)
     ),

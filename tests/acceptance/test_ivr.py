@@ -1,0 +1,320 @@
+"""Trees on a real Asterisk: with the controller, compiled without it, and where it dies or freezes between.
+
+The people who call press their keys as RFC 4733 events or by SIP INFO. Where each of them came is read from
+the PBX by an onlooker, what they heard from the carrier's recordings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from telephony.egress.guard import Guard
+from telephony.ivr.book import Edition, read_folder
+from telephony.ivr.compile import compile_tree
+from telephony.ivr.known import rules_here
+from telephony.ivr.sounds import Wardrobe
+from telephony.lab import Lab, press_keys
+from telephony.lab.carrier import CarrierCall
+from telephony.resources import data_dir
+from telephony.speech.engine import EspeakNg
+from telephony.speech.packs import Packs
+from telephony.speech.studio import Studio
+from tests.acceptance.callers import PEOPLE, Onlooker, Phone, Step, number, own_dialplan, trees_in
+from tests.acceptance.control import SPEECH_CACHE, ControllerProcess, Json, api_of, settings_of
+
+pytestmark = pytest.mark.lab
+
+HOTLINE, RESCUE = "+861088880001", "+861088880002"
+"""What the dialplan's globals name (`callers.PEOPLE`)."""
+
+OTHER_RESCUE, ANY = "+861088880003", "+861088880004"
+"""What only the controller's settings know."""
+
+SECRET = "whsec_" + "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE="
+PACKS = Packs.load(data_dir("audio"))
+
+
+def ivr_settings(lab: Lab, folder: Path, trees: Path) -> Json:
+    ivr = {
+        "folder": str(trees),
+        "inbound": "ride-hotline",
+        "numbers": {OTHER_RESCUE: "car-rescue"},
+        "queue_context": "agents",
+        "number_context": "numbers",
+        "webhook_secret": SECRET,
+    }
+    return settings_of(lab, folder, ivr=ivr)
+
+
+def edition_of(trees: Path) -> Edition:
+    return read_folder(trees, rules_here(PACKS, None, Guard()))
+
+
+@asynccontextmanager
+async def studio_in(folder: Path) -> AsyncIterator[Studio]:
+    studio = Studio(
+        PACKS,
+        EspeakNg(),
+        cache_dir=SPEECH_CACHE,
+        media_dir=folder / "said",
+        pbx_media_dir=None,
+        recordings_dir=None,
+        cache_limit_bytes=256 * 1024 * 1024,
+    )
+    try:
+        yield studio
+    finally:
+        await studio.close()
+
+
+async def compiled(folder: Path, edition: Edition, name: str) -> str:
+    """A tree's dialplan, its sounds rendered into the folder."""
+    sounds = folder / "compiled" / name
+    plan = compile_tree(edition.trees[name], str(sounds))
+    async with studio_in(folder) as studio:
+        for sound in plan.sounds:
+            media = await studio.compose(sound.prompt, sound.language)
+            for ending in (".ulaw", ".alaw"):
+                target = sounds / f"{sound.path}{ending}"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(Path(f"{media.name}{ending}").read_bytes())
+            studio.discard(media)
+    return plan.text
+
+
+@asynccontextmanager
+async def controller(lab: Lab, folder: Path, trees: Path) -> AsyncIterator[ControllerProcess]:
+    # A cold cache is filled here, at leisure: the controller is waited for half a minute.
+    async with studio_in(folder) as studio:
+        await studio.prepare(["en", "zh-CN", "es"])
+        await Wardrobe(studio).make(1, edition_of(trees).trees.values())
+    process = ControllerProcess(folder, ivr_settings(lab, folder, trees))
+    await process.start()
+    try:
+        yield process
+    finally:
+        await process.stop()
+
+
+PLANS: list[tuple[str, str, tuple[str, str], list[str]]] = [
+    # called, keys, the person reached, the nodes
+    (HOTLINE, "11", ("safety", "9110"), ["who", "speak", "main", "emergency"]),
+    (HOTLINE, "21", ("safety", "9110"), ["who", "speak", "main", "emergency"]),
+    (HOTLINE, "10", ("agents", "support"), ["who", "speak", "main", "support"]),
+    (ANY, "20", ("agents", "support"), ["who", "speak", "main", "support"]),
+    (HOTLINE, "14", ("agents", "support"), ["who", "speak", "main", "lost", "support"]),
+    (HOTLINE, "270", ("agents", "support"), ["who", "speak", "main", "support"]),
+    (RESCUE, "11", ("numbers", "120"), ["speak", "main", "hurt"]),
+    (OTHER_RESCUE, "21", ("numbers", "120"), ["speak", "main", "hurt"]),
+]
+
+
+async def crowd(lab: Lab, folder: Path, people: int) -> None:
+    """Everybody at once, each with keys of their own: every one reaches the node, and hears its words."""
+    trees = trees_in(folder)
+    async with (
+        own_dialplan(lab, PEOPLE),
+        controller(lab, folder, trees) as process,
+        Onlooker(lab).watching() as seen,
+    ):
+        calls = []
+        for index in range(people):
+            called, keys, *_ = PLANS[index % len(PLANS)]
+            phone = Phone()
+            if index % 3 == 2 or "7" in keys:
+                # As one hears: the language, then the menu.
+                for at, key in enumerate(keys):
+                    phone.soon(key, 2.0 if at else 1.0)
+            else:
+                phone.soon(keys, 0.5)
+            calls.append(
+                await lab.carrier.place(called, phone, caller=number(index), keys_by_info=index % 4 == 3)
+            )
+        await asyncio.gather(*(call.wait_ended(60) for call in calls))
+        ended = {line["call"]: line for line in process.log_lines("ivr.ended")}
+        wrong = []
+        for index in range(people):
+            _, keys, person, path = PLANS[index % len(PLANS)]
+            line = ended.get(seen.id_of(number(index)), {})
+            got = (seen.person(number(index)), line.get("path"))
+            if got != (person, path):
+                wrong.append((index, keys, got))
+        assert not wrong, wrong
+        assert len(ended) == people
+
+
+async def test_thirty_callers_at_once(lab: Lab, tmp_path: Path) -> None:
+    await crowd(lab, tmp_path, 30)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+async def test_a_hundred_callers_at_once(lab: Lab, tmp_path: Path) -> None:
+    await crowd(lab, tmp_path, 100)
+
+
+# ---- the controller is gone, or frozen, while people stand in a menu
+
+COMPILED = "telephony-ivr-ride-hotline"
+MENU_TIMEOUT = 5.0
+MOST_WAIT = 3.0
+NEW_WAIT = {signal.SIGKILL: 1.5, signal.SIGSTOP: 3.5}
+"""Seconds from a new call to its compiled tree; a frozen controller is waited for (TELEPHONY_PATIENCE)."""
+
+STANDING, PRESSING, NEW, NO_TREE = 20, 5, 3, 3
+
+
+async def left_alone(lab: Lab, folder: Path, how: signal.Signals) -> str:
+    """Twenty people stand in a menu when the controller is killed or stopped; returns the figures."""
+    trees = trees_in(folder)
+    plan = await compiled(folder, edition_of(trees), "ride-hotline")
+    phones: dict[str, Phone] = {}
+    seen = Onlooker(lab)
+
+    def press(caller: str, step: Step) -> None:
+        # Whoever hears a question of the compiled tree presses 1: Chinese, then the emergency.
+        if step.context == COMPILED and step.kind == "Newexten" and step.application == "Read":
+            phones[caller].soon("1", 0.5)
+
+    async def dial(called: str, index: int) -> CarrierCall:
+        phones[number(index)] = Phone()
+        return await lab.carrier.place(called, phones[number(index)], caller=number(index))
+
+    seen.told = press
+    async with (
+        own_dialplan(lab, PEOPLE + plan),
+        controller(lab, folder, trees) as process,
+        seen.watching(),
+    ):
+        calls = []
+        for index in range(STANDING + NO_TREE):
+            calls.append(await dial(HOTLINE if index < STANDING else RESCUE, index))
+            phones[number(index)].soon("1", 0.5)
+            await asyncio.sleep(0.2)
+
+        def chosen() -> int:
+            return sum(line["node"] == "speak" for line in process.log_lines("ivr.node"))
+
+        await seen.until(lambda: chosen() == STANDING + NO_TREE, 20, "not all stand in the menu")
+        await asyncio.sleep(1.0)
+        process.signal(how)
+        gone = time.monotonic()
+        everybody = [number(index) for index in range(STANDING + NO_TREE + NEW)]
+        if how is signal.SIGSTOP:
+            for caller in everybody[:PRESSING]:
+                phones[caller].soon("2", 0.5)
+        placed = time.monotonic()
+        calls += [await dial(HOTLINE, index) for index in range(STANDING + NO_TREE, len(everybody))]
+        waits: dict[str, float] = {}
+        for index, caller in enumerate(everybody):
+            fallen = "telephony-lost" if STANDING <= index < STANDING + NO_TREE else COMPILED
+            await seen.until(
+                lambda caller=caller, fallen=fallen: bool(seen.of(caller, "Newexten", context=fallen)),
+                30,
+                f"{caller} met no {fallen}",
+            )
+            at = seen.of(caller, "Newexten", context=fallen)[0].at
+            spoken = [step.at for step in seen.of(caller, "AGIExecEnd") if step.at < at]
+            # What the PBX did last for the frozen controller ended then: a prompt, a wait, a key.
+            since = placed if index >= STANDING + NO_TREE else spoken[-1] if how is signal.SIGSTOP else gone
+            waits[caller] = at - since
+        if how is signal.SIGSTOP:
+            process.signal(signal.SIGCONT)
+        await asyncio.gather(*(call.wait_ended(60) for call in calls))
+        standing, new = everybody[:STANDING], everybody[STANDING + NO_TREE :]
+        silent = standing[PRESSING:] if how is signal.SIGSTOP else standing
+        lost = everybody[STANDING : STANDING + NO_TREE]
+        assert max(waits[caller] for caller in silent + lost) <= MOST_WAIT, waits
+        assert max(waits[caller] for caller in new) <= NEW_WAIT[how], waits
+        assert max(waits[caller] for caller in standing) <= MENU_TIMEOUT + MOST_WAIT, waits
+        reached = {caller: seen.person(caller) for caller in standing + new}
+        assert set(reached.values()) == {("safety", "9110")}, reached
+        return (
+            f"{how.name}: silent {max(waits[c] for c in silent):.2f} s, pressed "
+            f"{max(waits[c] for c in standing):.2f} s, new {max(waits[c] for c in new):.2f} s"
+        )
+
+
+async def test_killed_while_twenty_stand_in_a_menu(
+    lab: Lab, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("told", await left_alone(lab, tmp_path, signal.SIGKILL))
+
+
+async def test_frozen_while_twenty_stand_in_a_menu(
+    lab: Lab, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("told", await left_alone(lab, tmp_path, signal.SIGSTOP))
+
+
+# ---- called out, and from a user's own dialplan
+
+OWN = (
+    PEOPLE
+    + """\
+[lab-own]
+exten => s,1,Answer()
+ same => n,Gosub(telephony-ivr,satisfaction,1(order=4711&language=en))
+ same => n,NoOp(went on: ${TELEPHONY_RESULT} ${IVR_SOLVED} ${TELEPHONY_LANGUAGE})
+ same => n,Hangup()
+[telephony-inbound]
+exten => +861088880009,1,Goto(lab-own,s,1)
+"""
+)
+
+
+async def test_a_tree_is_called_out_by_its_name(lab: Lab, tmp_path: Path) -> None:
+    trees = trees_in(tmp_path)
+    paths = {"1": ["solved", "is_solved", "stars", "bye"], "21": ["solved", "not_solved", "help", "person"]}
+    people = {f"+8613800001{index:03d}": keys for index, keys in enumerate(paths)}
+    for to, keys in people.items():
+        presses = [(1.0 + 1.5 * at, key) for at, key in enumerate(keys)]
+        lab.carrier.subscribe(to, press_keys(presses))
+    async with (
+        own_dialplan(lab, PEOPLE),
+        controller(lab, tmp_path, trees) as process,
+        api_of(process.url) as api,
+    ):
+        asked = [
+            await api.post(
+                "/v1/calls",
+                {"to": to, "flow": "satisfaction", "class": "survey", "variables": {"order": "4711"}},
+                status=201,
+            )
+            for to in people
+        ]
+        for call, keys in zip(asked, people.values(), strict=True):
+            ended = await api.until(f"/v1/calls/{call['id']}", lambda view: view["ended_at"], 40)
+            assert ended["status"] == "completed", ended
+            assert [step["node"] for step in ended["path"]] == paths[keys]
+            assert "".join(step["keys"] for step in ended["path"]) == keys
+        refused, problem = await api.ask("POST", "/v1/calls", {"to": "+8613800001000", "flow": "satisfact"})
+        assert refused == 422
+        assert "satisfaction" in str(problem)
+
+
+async def test_a_dialplan_runs_a_tree_and_goes_on(lab: Lab, tmp_path: Path) -> None:
+    """Behind the Gosub with the results: with the controller, and with it away."""
+    trees = trees_in(tmp_path)
+    seen = Onlooker(lab)
+
+    async def went_on(index: int, keys: str) -> str:
+        phone = Phone()
+        if keys:
+            phone.soon(keys, 1.5)
+        call = await lab.carrier.place("+861088880009", phone, caller=number(index))
+        await call.wait_ended(30)
+        steps = seen.of(number(index), "Newexten", context="lab-own", application="NoOp")
+        return steps[0].data if steps else ""
+
+    async with own_dialplan(lab, OWN), seen.watching():
+        async with controller(lab, tmp_path, trees):
+            assert await went_on(1, "1") == "went on: answered yes en"
+        assert (await went_on(2, "")).strip() == "went on: away"

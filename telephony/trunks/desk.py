@@ -65,7 +65,7 @@ class SlotDesk:
     @property
     def quiet(self) -> bool:
         """Whether nobody waits: only then may a call that is written now take a slot by itself."""
-        return not self._line
+        return all(one.answer.done() for one in self._line)
 
     def start(self) -> None:
         """Begin to serve."""

@@ -463,6 +463,42 @@ class TestAdmitting:
         assert await use(store) == TrunkUse(in_use=0, lines=2)
 
 
+async def test_free_lines_are_of_those_who_stand_beside_them(store: Store) -> None:
+    """A call that is found on a full trunk while another one ends: the free line is the found one's."""
+    await ensure(store, a=1)
+    await fill(store, 1)
+    async with store.engine.writing() as connection:
+        await connection.exec_driver_sql(
+            "INSERT INTO slot (id, trunk, holder, kind) VALUES ('x', 'a', 'x', 'foreign')"
+        )
+        await connection.exec_driver_sql("UPDATE slot SET holder = NULL WHERE holder = 'h0'")
+    assert await use(store) == TrunkUse(in_use=1, lines=1, foreign=1, extra=1)
+    for candidate in ("a", paced("a", 100)):
+        assert (await take(store, "late", candidate)).passed[0].why is Passed.FULL
+    async with store.transaction() as work:
+        await work.slots.sweep(START)
+    assert await use(store) == TrunkUse(in_use=1, lines=1, foreign=1)
+
+
+async def test_several_slots_are_locked_in_one_order(store: Store, other: Store) -> None:
+    """Who gives several back waits for the first of them, and holds none of the others meanwhile."""
+    await ensure(store, a=2)
+    await fill(store, 2)
+    async with store.reading() as work:
+        first, second = [one.holder or "" for one in sorted(await work.slots.held(), key=lambda one: one.id)]
+
+    async def give_both() -> int:
+        async with other.transaction() as work:
+            return await work.slots.release_all([second, first])
+
+    async with store.transaction() as work:
+        assert await work.slots.renew("node-a", [first], LEASE + 1) == {first}
+        giving = asyncio.create_task(give_both())
+        await asyncio.sleep(0.2)
+        assert await work.slots.renew("node-a", [second], LEASE + 1) == {second}
+    assert await giving == 2
+
+
 class Model:
     """What must hold, kept by plain counting."""
 

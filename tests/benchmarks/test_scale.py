@@ -33,10 +33,11 @@ async def test_a_hundred_thousand_stored_slow_no_dial_down(tmp_path: Path) -> No
 
 
 async def test_ten_thousand_waiting_make_no_timer_late() -> None:
-    (late,) = (await measure((MANY,), 5)).values()
-    assert min(late) >= 0, "nothing is dialled before its time"
-    assert percentile(late, 50) < 0.1
-    assert max(late) < 0.9
+    late = await measure((1200, MANY), 5)
+    assert min(map(min, late.values())) >= 0, "nothing is dialled before its time"
+    few, many = (percentile(values, 50) for values in late.values())
+    # A lost index makes each look ten times as long; a busy machine slows both alike.
+    assert many <= 3 * few + 0.05
 
 
 @pytest.mark.soak

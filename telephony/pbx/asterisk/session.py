@@ -7,7 +7,6 @@ into a command's arguments (`agi set debug` and AMI show them), or catch `CallEn
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -24,12 +23,6 @@ GRACE_SECONDS: Final = 10.0
 """What a playing or waiting command gets on top of its own length: a loaded PBX starts late."""
 
 ALL_KEYS: Final = "0123456789*#"
-
-_PLAIN: Final = re.compile(r"[A-Za-z0-9 .:+@/_-]+")
-"""What means nothing to Asterisk's parsers."""
-
-_MOST_PAIRS: Final = 20
-"""`MSet` takes 24."""
 
 DONE_VARIABLE: Final = "TELEPHONY_DONE"
 """Set to 1 by the last command: without it the dialplan takes the local way out."""
@@ -188,15 +181,6 @@ class AgiSession:
     async def set_variable(self, name: str, value: str) -> None:
         """AGI `SET VARIABLE`."""
         await self._command("SET", "VARIABLE", name, value)
-
-    async def set_variables(self, values: Mapping[str, str]) -> None:
-        """`MSet`, which splits at commas and expands `${…}`: other values are set one by one."""
-        plain = {name: value for name, value in values.items() if _PLAIN.fullmatch(value)}
-        pairs = [f"{name}={value}" for name, value in plain.items()]
-        for at in range(0, len(pairs), _MOST_PAIRS):
-            await self._command("EXEC", "MSet", ",".join(pairs[at : at + _MOST_PAIRS]))
-        for name in values.keys() - plain.keys():
-            await self.set_variable(name, values[name])
 
     async def extend(self, seconds: float) -> None:
         """Set the dialplan's `TIMEOUT(absolute)`, which counts from now."""

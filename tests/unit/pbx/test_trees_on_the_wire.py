@@ -27,19 +27,6 @@ async def test_each_step_of_a_question_has_a_limit_of_its_own() -> None:
         assert limits == ["10.5", "7.5", "4.5"]
 
 
-async def test_results_are_handed_back_in_one_command_where_they_mean_nothing_to_the_pbx() -> None:
-    async with session("") as (asterisk, one):
-        values = {"TELEPHONY_RESULT": "answered", "IVR_ORDER": "A-4711 b", "IVR_X": "a,b=${c}"}
-        setting = asyncio.create_task(one.set_variables(values))
-        said = []
-        for _ in range(2):
-            said.append(await asterisk.command())
-            asterisk.say("200 result=0\n")
-        await asyncio.wait_for(setting, LONG)
-        assert said[0] == 'EXEC MSet "TELEPHONY_RESULT=answered,IVR_ORDER=A-4711 b"'
-        assert said[1].startswith("SET VARIABLE IVR_X ")
-
-
 @pytest.mark.parametrize(
     ("script", "arguments"),
     [

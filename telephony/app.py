@@ -51,7 +51,6 @@ from telephony.speech.engine import EspeakNg
 from telephony.speech.packs import Packs
 from telephony.speech.studio import Studio
 from telephony.store import Store
-from telephony.trunks.dialect import NumberFormat, Trunk
 from telephony.trunks.routing import Router
 
 log = structlog.get_logger(__name__)
@@ -129,7 +128,7 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
             on_inbound=ivr.inbound if ivr else None,
         )
         codes = CodeBox(master_key)
-        router = Router(_trunks(settings))
+        router = Router(settings.trunk_list(), settings.route_rules(), settings.overflow.trunks)
         endpoints = settings.webhook_endpoints()
         guard = Guard(settings.webhooks.allow_private)
         caller = HttpCaller(guard)
@@ -320,21 +319,6 @@ def _asterisk(settings: Settings, nonce_key: bytes) -> AsteriskConfig:
         max_sessions=agi.max_connections,
         drain_seconds=settings.server.drain_seconds,
     )
-
-
-def _trunks(settings: Settings) -> list[Trunk]:
-    return [
-        Trunk(
-            name=section.name,
-            endpoint=section.endpoint,
-            prefixes=section.prefixes,
-            number_format=NumberFormat(section.number_format),
-            prefix=section.prefix,
-            codecs=section.codecs,
-            ring_timeout=section.ring_timeout,
-        )
-        for section in settings.trunks
-    ]
 
 
 def _engine(settings: Settings) -> EngineConfig:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import time
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from phonenumbers import SUPPORTED_REGIONS
 from pydantic import (
@@ -41,6 +42,10 @@ from telephony.egress.signing import decode_secret
 from telephony.errors import ConfigError, InputError
 from telephony.model.call import CallClass
 from telephony.model.client import Client
+from telephony.pbx.port import EarlyMedia, IdentityForm
+from telephony.trunks.dialect import NumberFormat, Trunk
+from telephony.trunks.hours import WeekHours, parse_window
+from telephony.trunks.routing import Order, RouteRule
 
 ENVIRONMENT_PREFIX: Final = "TELEPHONY_"
 DEFAULT_FILES: Final = (Path("telephony.toml"), Path("/etc/telephony/telephony.toml"))
@@ -143,6 +148,36 @@ def _no_agi_address(text: str) -> str | None:
     if re.fullmatch(r"(([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5})?", text):
         return None
     return "is not an address; write host:port as the PBX reaches it, such as 10.0.0.5:4573"
+
+
+def _no_week_hours(text: str) -> str | None:
+    try:
+        parse_window(text)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _no_zone(text: str) -> str | None:
+    if not text:
+        return None
+    try:
+        ZoneInfo(text)
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        return f"{text!r} is not a time zone; write its name in the IANA database, such as Asia/Shanghai"
+    return None
+
+
+def _no_display_name(text: str) -> str | None:
+    if text.isprintable() and not set(text) & set('"\\<>'):
+        return None
+    return "is not a name to be shown; write a line of text without quotes, backslashes and brackets"
+
+
+def _no_domain(text: str) -> str | None:
+    if re.fullmatch(r"[A-Za-z0-9.-]{0,253}", text):
+        return None
+    return "is not a domain; write it like sip.carrier.example"
 
 
 def _no_store(text: str) -> str | None:
@@ -261,15 +296,53 @@ class FastAgi(Section):
 
 
 class TrunkSection(Section):
-    """`[[trunks]]`: one way out. `endpoint` is the PJSIP endpoint's name."""
+    """`[[trunks]]`: one way out, and how its carrier wants it. `endpoint` is the PJSIP endpoint's name.
+
+    Times in seconds.
+    """
 
     name: Name
     endpoint: Annotated[str, _checked(_no_endpoint)]
     prefixes: tuple[NumberPrefix, ...] = ()
+    priority: int = Field(default=1, ge=1, le=1000)
+    cost: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
+    weight: int = Field(default=0, ge=0, le=1_000_000)
+    hours: tuple[Annotated[str, _checked(_no_week_hours)], ...] = ()
+    zone: Annotated[str, _checked(_no_zone)] = ""
     number_format: Literal["e164", "digits", "00", "national"] = "e164"
+    region: Region | None = None
     prefix: Annotated[str, _checked(_no_dial_prefix)] = ""
+    caller_numbers: tuple[Annotated[str, Field(min_length=1), _checked(_no_caller_number)], ...] = ()
+    caller_format: Literal["as_is", "e164", "digits", "00", "national"] = "as_is"
+    from_number: Annotated[str, _checked(_no_caller_number)] = ""
+    from_name: Annotated[str, Field(max_length=64), _checked(_no_display_name)] = ""
+    identity: Literal["from", "pai", "rpid"] = "from"
+    identity_domain: Annotated[str, _checked(_no_domain)] = ""
     codecs: tuple[Annotated[str, _checked(_no_codec)], ...] = ()
+    dtmf_mode: Literal["", "rfc4733", "info", "inband"] = ""
+    early_media: Literal["rings", "announces"] = "rings"
+    false_answer: float = Field(default=0.0, ge=0, le=60)
     ring_timeout: Annotated[float, Field(ge=1, le=300)] = 30.0
+
+
+class RouteSection(Section):
+    """`[[routes]]`: trunks by hand, for numbers of these `prefixes` and calls of these `classes`.
+
+    `overflow` are tried in their order when none of `trunks` can take a call.
+    """
+
+    name: Name
+    prefixes: tuple[NumberPrefix, ...] = ()
+    classes: tuple[CallClass, ...] = ()
+    trunks: tuple[Name, ...] = Field(min_length=1)
+    order: Order = Order.LISTED
+    overflow: tuple[Name, ...] = ()
+
+
+class OverflowSection(Section):
+    """`[overflow]`: `trunks` are kept for calls that no other can take."""
+
+    trunks: tuple[Name, ...] = ()
 
 
 class SpeechSection(Section):
@@ -449,6 +522,8 @@ class Settings(Section):
     pbx: PbxSection = PbxSection()
     fastagi: FastAgi = FastAgi()
     trunks: tuple[TrunkSection, ...] = Field(min_length=1)
+    routes: tuple[RouteSection, ...] = ()
+    overflow: OverflowSection = OverflowSection()
     speech: SpeechSection = SpeechSection()
     verification: VerificationSection = VerificationSection()
     payments: PaymentSection = PaymentSection()
@@ -491,6 +566,24 @@ class Settings(Section):
             if said:
                 rules[one] = said
         return rules
+
+    def trunk_list(self) -> tuple[Trunk, ...]:
+        """The trunks as the rooms below know them."""
+        return tuple(_trunk(section, self.numbers.default_region) for section in self.trunks)
+
+    def route_rules(self) -> tuple[RouteRule, ...]:
+        """The routes of `[[routes]]`."""
+        return tuple(
+            RouteRule(
+                name=section.name,
+                trunks=section.trunks,
+                prefixes=section.prefixes,
+                classes=frozenset(section.classes),
+                order=section.order,
+                overflow=section.overflow,
+            )
+            for section in self.routes
+        )
 
     def webhook_endpoints(self) -> dict[str, Endpoint]:
         """Where the clients that have a `webhook_url` want their webhooks, by name; raises `ConfigError`."""
@@ -548,6 +641,33 @@ class Settings(Section):
     def _state_dir(self) -> Path:
         """The folder of the SQLite file; with PostgreSQL `check_settings` asks for a key instead."""
         return Path(self.store.url.partition(":///")[2]).parent
+
+
+def _trunk(section: TrunkSection, default_region: str | None) -> Trunk:
+    caller_format = None if section.caller_format == "as_is" else NumberFormat(section.caller_format)
+    return Trunk(
+        name=section.name,
+        endpoint=section.endpoint,
+        prefixes=section.prefixes,
+        number_format=NumberFormat(section.number_format),
+        prefix=section.prefix,
+        codecs=section.codecs,
+        ring_timeout=section.ring_timeout,
+        region=section.region or default_region or "",
+        priority=section.priority,
+        cost=section.cost,
+        weight=section.weight,
+        hours=WeekHours(tuple(map(parse_window, section.hours)), ZoneInfo(section.zone or "UTC")),
+        caller_numbers=section.caller_numbers,
+        caller_format=caller_format,
+        from_number=section.from_number,
+        from_name=section.from_name,
+        identity=IdentityForm(section.identity),
+        identity_domain=section.identity_domain,
+        dtmf_mode=section.dtmf_mode,
+        early_media=EarlyMedia(section.early_media),
+        false_answer=section.false_answer,
+    )
 
 
 class ConfigErrors(ConfigError):
@@ -617,6 +737,8 @@ def _telling(details: list[ErrorDetails]) -> Iterator[ErrorDetails]:
 def _faults_between(settings: Settings) -> Iterator[ConfigError]:
     """Find what only shows when keys are looked at together."""
     yield from _twice("trunks", "name", [trunk.name for trunk in settings.trunks])
+    yield from _twice("routes", "name", [route.name for route in settings.routes])
+    yield from _trunk_faults(settings)
     yield from _twice("clients", "name", [client.name for client in settings.clients])
     yield from _twice("clients", "key_hash", [client.key_hash for client in settings.clients])
     spoken = settings.speech.locales
@@ -685,6 +807,34 @@ def _ivr_faults(settings: Settings) -> Iterator[ConfigError]:
         settings.ivr_webhook_secrets()
     except ConfigError as error:
         yield error
+
+
+def _trunk_faults(settings: Settings) -> Iterator[ConfigError]:
+    """Find what is wrong between a trunk's keys, and between trunks and routes."""
+    for place, trunk in enumerate(settings.trunks):
+        section = f"trunks[{place}]"
+        national = "national" in (trunk.number_format, trunk.caller_format)
+        if national and trunk.region is None and settings.numbers.default_region is None:
+            mend = 'Write region = "CN", or numbers.default_region'
+            yield ConfigError(f"{section}.region", "is missing: national numbers belong to a region", mend)
+        if trunk.hours and not trunk.zone:
+            mend = 'Write by which clock, such as zone = "Asia/Shanghai"'
+            yield ConfigError(f"{section}.zone", "is missing beside hours", mend)
+        if trunk.identity == "rpid" and not trunk.identity_domain:
+            mend = "Write the domain of the caller's address"
+            yield ConfigError(f"{section}.identity_domain", "is missing beside identity rpid", mend)
+    known = [trunk.name for trunk in settings.trunks]
+    lists = [("overflow.trunks", settings.overflow.trunks)]
+    for place, route in enumerate(settings.routes):
+        lists += [(f"routes[{place}].trunks", route.trunks), (f"routes[{place}].overflow", route.overflow)]
+    for key, names in lists:
+        for place, name in enumerate(names):
+            if name not in known:
+                mend = f"Write one of {', '.join(known)}"
+                yield ConfigError(f"{key}[{place}]", f"{name!r} is no trunk of this file", mend)
+    if not set(known) - set(settings.overflow.trunks):
+        mend = "Leave at least one trunk out of it"
+        yield ConfigError("overflow.trunks", "keeps every trunk for overflow", mend)
 
 
 def _webhook_faults(section: str, client: ClientSection) -> Iterator[ConfigError]:
@@ -830,7 +980,7 @@ def _as_config_error(detail: ErrorDetails) -> ConfigError:
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
             bound = str(detail["msg"]).removeprefix("Input should be ")
             return ConfigError(key, "is out of range", f"Write a number {bound}")
-        case "literal_error":
+        case "literal_error" | "enum":
             return ConfigError(key, "is none of the choices", f"Write {context['expected']}")
         case "string_too_long":
             return ConfigError(key, "is too long", f"Write at most {context['max_length']} characters")

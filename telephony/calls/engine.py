@@ -77,6 +77,12 @@ STORE_PAUSE: Final = 1.0
 
 CLAIM_BATCH: Final = 50
 
+UNSEEN_TRUSTED: Final = 60.0
+"""Seconds for which an earlier life's word counts; beyond them a clock may have been set."""
+
+_UNSEEN: Final = "unseen"
+"""In a request's progress: the attempt of which the PBX knows nothing, and since when that is known."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -416,7 +422,9 @@ class CallEngine:
                 await self._wait_for_pbx(life)
                 return True
             try:
-                route = self._router.choose(parse_number(life.request.to_number), but=_tried(life.request))
+                route = self._router.choose(
+                    parse_number(life.request.to_number), life.request.call_class, but=_tried(life.request)
+                )
             except DestinationNotAllowed as error:
                 await self._finish(life, None, Outcome(CallStatus.FAILED, str(error)))
                 return False
@@ -634,7 +642,7 @@ class CallEngine:
 
     def _has_route(self, request: RequestRecord, tried: Sequence[str]) -> bool:
         try:
-            self._router.choose(parse_number(request.to_number), but=tried)
+            self._router.choose(parse_number(request.to_number), request.call_class, but=tried)
         except DestinationNotAllowed:
             return False
         return True
@@ -715,7 +723,7 @@ class CallEngine:
         try:
             return await self._follow(life, talk, self._config.hangup_patience)
         except TimeoutError:
-            trace = await self._ask_fate(life.attempt) if life.attempt else Trace(Fate.UNKNOWN)
+            trace = await self._ask_fate(life.attempt, life) if life.attempt else Trace(Fate.UNKNOWN)
             return trace.cause or HangupCause(Cause.UNKNOWN)
 
     async def _hang_up_on_cancel(self, life: _Life, leg: Leg) -> None:
@@ -958,7 +966,7 @@ class CallEngine:
         if attempt.dialed_at is None:
             await self._end_attempt_unsent(life, attempt, "never_dialed")
             return True
-        trace = await self._ask_fate(attempt)
+        trace = await self._ask_fate(attempt, life)
         log.info("call.settled", call=life.request.id, attempt=attempt.id, fate=trace.fate.value)
         if trace.fate is Fate.NEVER_RANG:
             await self._end_attempt_unsent(life, attempt, "never_rang")
@@ -977,19 +985,46 @@ class CallEngine:
             outcome = interrupted(Cause.PBX_LOST)
         return await self._conclude(life, HangupCause(Cause.UNKNOWN), outcome)
 
-    async def _ask_fate(self, attempt: AttemptRecord) -> Trace:
+    async def _ask_fate(self, attempt: AttemptRecord, life: _Life) -> Trace:
         """Ask the PBX until it answers, at most `link_patience` seconds."""
         deadline = asyncio.get_running_loop().time() + self._config.link_patience
+        seen = (life.request.result or {}).get(_UNSEEN, {})
+        unseen_for = 0.0
+        if seen.get("attempt") == attempt.id:
+            unseen_for = (self._custody.now() - seen["at"]) / 1000
+            if not 0 < unseen_for < UNSEEN_TRUSTED:
+                unseen_for = 0.0
+
+        async def unseen() -> None:
+            if not unseen_for:
+                await self._note_unseen(life, attempt)
+
         while True:
             rest = deadline - asyncio.get_running_loop().time()
             if rest <= 0:
                 return Trace(Fate.UNKNOWN)
             try:
                 if await self._pbx.wait_ready(rest):
-                    return await self._pbx.fate(attempt.id, attempt.dialed_at or 0)
+                    return await self._pbx.fate(
+                        attempt.id, attempt.dialed_at or 0, unseen_for=unseen_for, unseen=unseen
+                    )
             except PbxError as error:
                 log.warning("call.fate_unasked", attempt=attempt.id, error=str(error))
                 await asyncio.sleep(1.0)
+
+    async def _note_unseen(self, life: _Life, attempt: AttemptRecord) -> None:
+        """Write when the PBX first knew nothing of an attempt: lives that are short add up to one wait."""
+        seen = {"attempt": attempt.id, "at": self._custody.now()}
+        result = {**(life.request.result or {}), _UNSEEN: seen}
+        try:
+            async with self._store.transaction() as work:
+                await work.requests.update(life.request.id, fence=life.request.fence, result=result)
+        except StaleFence:
+            raise
+        except StoreError as error:
+            log.warning("call.unseen_not_noted", call=life.request.id, error=str(error))
+            return
+        life.request = replace(life.request, result=result)
 
     async def _adopt(self, life: _Life, attempt: AttemptRecord) -> bool:
         """Go on with a leg that stands: one that rings may still be answered and have its talk."""

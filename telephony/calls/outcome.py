@@ -43,6 +43,11 @@ def unanswered(cause: Cause) -> Outcome:
 
 
 def interrupted(cause: Cause) -> Outcome:
-    """The outcome of a conversation that neither side ended: the PBX or the controller went away."""
+    """The outcome of a conversation that neither side ended: the PBX or the controller went away.
+
+    `UNREACHABLE` says that there was none: what answered was the carrier's announcement.
+    """
+    if cause is Cause.UNREACHABLE:
+        return unanswered(cause)
     reason = "pbx_lost" if cause is Cause.PBX_LOST else "interrupted"
     return Outcome(CallStatus.FAILED, reason, retry_as=NO_INPUT)

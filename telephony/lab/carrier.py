@@ -106,6 +106,10 @@ class CarrierCall:
         if seconds > 0:
             await self._execute("Wait", f"{seconds:.3f}", seconds=seconds)
 
+    async def header(self, name: str) -> str:
+        """Return a header of the INVITE as it was sent, empty where there is none."""
+        return await self._variable(f"${{PJSIP_HEADER(read,{name})}}")
+
     async def ring(self, *, after: float = 0.0) -> None:
         """Say that the phone rings (180), `after` seconds from now."""
         await self.wait(after)

@@ -20,6 +20,9 @@ CONTROLLER_WRITE = "originate,call,reporting"
 CONTROLLER_EVENTS = ("Hangup", "Newstate", "OriginateResponse")
 """The events that the controller reads, beside the `DialState` that tells a 183."""
 
+STRICT = "carrier-strict"
+"""The PBX's endpoint to a carrier that takes alaw only, and keys by SIP INFO."""
+
 QUALIFY_SECONDS = 2
 """How often the PBX asks each trunk whether it lives (SIP OPTIONS)."""
 
@@ -59,6 +62,7 @@ class PbxOptions:
     """
 
     agi: str
+    address_b: str
     carrier_address: str
     carrier_address_b: str
     carrier_port: int
@@ -75,6 +79,7 @@ class CarrierOptions:
     agi: str
     address_b: str
     pbx_address: str
+    pbx_address_b: str
     pbx_port: int
     debug: bool = False
 
@@ -99,7 +104,10 @@ def write_pbx(instance: AsteriskInstance, options: PbxOptions) -> None:
         "carrier-alaw": (options.carrier_address, "alaw", False),
         "carrier-b": (options.carrier_address_b, "ulaw,alaw", True),
     }
-    sections = [_transport("transport-a", instance.address, instance.sip_port)]
+    sections = [
+        _transport("transport-a", instance.address, instance.sip_port),
+        _transport("transport-b", options.address_b, instance.sip_port),
+    ]
     for name, (address, allow, identified) in trunks.items():
         sections.append(
             _section(name, {**trunk, "allow": allow, "aors": name})
@@ -107,6 +115,13 @@ def write_pbx(instance: AsteriskInstance, options: PbxOptions) -> None:
         )
         if identified:
             sections.append(_section(f"{name}-is", {"type": "identify", "endpoint": name, "match": address}))
+    # An endpoint as plain as can be, to a carrier that wants everything otherwise: what a call needs there
+    # comes with the call.
+    plain = {**trunk, "transport": "transport-b", "allow": "ulaw", "aors": STRICT, "send_pai": "no"}
+    sections.append(
+        _section(STRICT, {**plain, "media_address": options.address_b})
+        + _aor(STRICT, f"sip:{options.carrier_address}:{options.carrier_port}")
+    )
     (etc / "pjsip.conf").write_text(_pjsip_head() + "".join(sections))
 
     values = {"TELEPHONY_AGI": options.agi, **options.globals}
@@ -140,6 +155,11 @@ def write_carrier(instance: AsteriskInstance, options: CarrierOptions) -> None:
         # Calls come in on one endpoint, whose answers leave by the way the call came; calls go out on two.
         + _section("pbx", common)
         + _section("pbx-is", {"type": "identify", "endpoint": "pbx", "match": options.pbx_address})
+        # What comes from the PBX's second address is held to alaw, and to keys by SIP INFO.
+        + _section("pbx-strict", {**common, "allow": "alaw", "dtmf_mode": "info"})
+        + _section(
+            "pbx-strict-is", {"type": "identify", "endpoint": "pbx-strict", "match": options.pbx_address_b}
+        )
         + _section("pbx-a", {**common, "transport": "transport-a", "aors": "pbx-a"})
         + _aor("pbx-a", contact, qualify=0)
         + _section("pbx-b", {**common, "transport": "transport-b", "aors": "pbx-b"})

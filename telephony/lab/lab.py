@@ -1,6 +1,6 @@
 """The lab itself: a PBX and a carrier brought up together on loopback addresses of their own.
 
-Each lab on a machine takes a number and with it the addresses 127.77.NUMBER.1 (PBX), .2 and .3 (the
+Each lab on a machine takes a number and with it the addresses 127.77.NUMBER.1 and .4 (PBX), .2 and .3 (the
 carrier's two trunks), so labs run beside each other and beside a PBX that listens everywhere. What it
 never does: leave a process or a folder behind after `stop`, or survive the process that started it.
 """
@@ -48,8 +48,9 @@ class LabState:
     """What another process needs to know of a running lab; kept as JSON in `Lab.state_file`.
 
     `ami_user` has the controller's rights and no more; `test_user` has every right. `agi` is where the
-    PBX's dialplan looks for the controller. `trunks` are endpoint names in the PBX. `calls_log` has a
-    JSON line for each call's arrival at the carrier and for its end.
+    PBX's dialplan looks for the controller. `trunks` are endpoint names in the PBX; beside them is
+    `carrier-strict`, whose carrier takes alaw only, and keys by SIP INFO. `calls_log` has a JSON line for
+    each call's arrival at the carrier and for its end.
     """
 
     number: int
@@ -57,6 +58,7 @@ class LabState:
     run_dir: str
     version: str
     pbx_address: str
+    pbx_address_b: str
     carrier_address: str
     carrier_address_b: str
     sip_port: int
@@ -186,7 +188,7 @@ class Lab:
         """Take a number, a folder and free ports, and make the two instances."""
         number, self._lock, run_dir = _take_number()
         self._run_dir = run_dir
-        addresses = [f"127.77.{number}.{host}" for host in (1, 2, 3)]
+        addresses = [f"127.77.{number}.{host}" for host in (1, 2, 3, 4)]
         sip_port = _free_port(addresses, _SIP_PORTS, socket.SOCK_DGRAM)
         ami_port = _free_port(addresses, _AMI_PORTS, socket.SOCK_STREAM)
         agi_host = self._agi_host or addresses[0]
@@ -197,6 +199,7 @@ class Lab:
             run_dir=str(run_dir),
             version=program.version,
             pbx_address=addresses[0],
+            pbx_address_b=addresses[3],
             carrier_address=addresses[1],
             carrier_address_b=addresses[2],
             sip_port=sip_port,
@@ -238,6 +241,7 @@ class Lab:
             self.pbx,
             PbxOptions(
                 agi=state.agi,
+                address_b=state.pbx_address_b,
                 carrier_address=state.carrier_address,
                 carrier_address_b=state.carrier_address_b,
                 carrier_port=state.sip_port,
@@ -253,6 +257,7 @@ class Lab:
                 agi=self.carrier.agi,
                 address_b=state.carrier_address_b,
                 pbx_address=state.pbx_address,
+                pbx_address_b=state.pbx_address_b,
                 pbx_port=state.sip_port,
                 debug=self._debug,
             ),

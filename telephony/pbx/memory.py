@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -150,6 +150,11 @@ class MemorySession:
         self._still_there()
         self.variables[name] = value
 
+    async def set_variables(self, values: Mapping[str, str]) -> None:
+        """Note them."""
+        for name, value in values.items():
+            await self.set_variable(name, value)
+
     async def extend(self, seconds: float) -> None:
         """Nothing to do: a call in memory has no dead air."""
         self._still_there()
@@ -196,12 +201,16 @@ class MemoryLeg:
 
 
 class MemoryPbx:
-    """The `Pbx` port in memory. `callees` maps numbers to scripts; others answer at once."""
+    """The `Pbx` port in memory. `callees` maps numbers to scripts; others answer at once.
+
+    `unreachable` are the endpoints whose far end is silent.
+    """
 
     def __init__(self, callees: Mapping[str, Callee] | None = None) -> None:
         self.callees = dict(callees or {})
         self.orders: list[DialOrder] = []
         self.sessions: list[MemorySession] = []
+        self.unreachable: set[str] = set()
         self.started_at_ms = time.time_ns() // 1_000_000
         self._legs: dict[str, MemoryLeg] = {}
         self._notes: dict[str, Trace] = {}
@@ -280,8 +289,19 @@ class MemoryPbx:
             for leg in self._legs.values()
         )
 
-    async def fate(self, attempt_id: str, dialed_at_ms: int) -> Trace:
-        """Live legs, then notes, then its own start."""
+    async def reaches(self, endpoint: str) -> bool | None:
+        """As `unreachable` says."""
+        return endpoint not in self.unreachable
+
+    async def fate(
+        self,
+        attempt_id: str,
+        dialed_at_ms: int,
+        *,
+        unseen_for: float = 0.0,
+        unseen: Callable[[], Awaitable[None]] | None = None,
+    ) -> Trace:
+        """Live legs, then notes, then its own start; no link can have left anything unread."""
         if attempt_id in self._legs:
             return Trace(Fate.LIVE)
         if attempt_id in self._notes:

@@ -6,7 +6,7 @@ room knows which one answers. What it never does: dial twice for one `DialOrder`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,6 +16,44 @@ from telephony.model.hangup import Cause, HangupCause
 from telephony.model.media import Media
 
 
+class IdentityForm(StrEnum):
+    """Where a carrier looks for the caller's number."""
+
+    FROM = "from"
+    """In From alone; what the PBX's own configuration of the endpoint adds, it adds."""
+    PAI = "pai"
+    """In P-Asserted-Identity (RFC 3325)."""
+    RPID = "rpid"
+    """In Remote-Party-ID."""
+
+
+class EarlyMedia(StrEnum):
+    """What a carrier means by audio before the answer (183)."""
+
+    RINGS = "rings"
+    """The callee's phone rings."""
+    ANNOUNCES = "announces"
+    """Nothing yet: it may be an announcement. Only a 180 says that a phone rings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a carrier wants a call to be told, and what it means by its answers; for one call at a time.
+
+    `identity_number` goes where `identity` says, as a SIP address at `identity_domain` or, without one, as a
+    `tel:` address (`RPID` needs a domain); From has the order's `caller_number` all the same. `dtmf_mode` is
+    `rfc4733`, `info` or `inband`; empty: as the endpoint has it. An answer that the far end ends within
+    `false_answer` seconds was an announcement, and nobody was reached; 0: every answer is one.
+    """
+
+    identity: IdentityForm = IdentityForm.FROM
+    identity_number: str = ""
+    identity_domain: str = ""
+    dtmf_mode: str = ""
+    early_media: EarlyMedia = EarlyMedia.RINGS
+    false_answer: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class DialOrder:
     """One ring, ordered once.
@@ -23,8 +61,9 @@ class DialOrder:
     `attempt_id` becomes the channel's id; `number` is already in the trunk's dialect; times are in
     seconds. `max_duration` bounds the answered call even when the controller is frozen;
     `CallSession.extend` moves it. `dialed_at_ms` is what the attempt's row says, by which the PBX's note of
-    its end is found again. `detect_machines`: whether the PBX listens to who answers, five seconds at most,
-    before the conversation begins; `CallSession.machine` tells what it heard.
+    its end is found again. `codecs` are all that is offered, in this order; none: as the endpoint has it.
+    `detect_machines`: whether the PBX listens to who answers, five seconds at most, before the conversation
+    begins; `CallSession.machine` tells what it heard.
     """
 
     attempt_id: str
@@ -37,6 +76,7 @@ class DialOrder:
     codecs: tuple[str, ...] = ()
     dialed_at_ms: int = 0
     detect_machines: bool = False
+    dialect: Dialect = field(default_factory=Dialect)
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -243,6 +283,13 @@ class CallSession(Protocol):
         """
         ...
 
+    async def set_variables(self, values: Mapping[str, str]) -> None:
+        """Set several at once, under the same warning.
+
+        Asterisk: `MSet`, where no value means anything to it. FreeSWITCH: `multiset`.
+        """
+        ...
+
     async def extend(self, seconds: float) -> None:
         """Let the call last so many seconds from now; the PBX ends it then, whatever became of us.
 
@@ -297,8 +344,28 @@ class Pbx(Protocol):
         """Every channel that stands now. Asterisk: `CoreShowChannels`. FreeSWITCH: `show channels`."""
         ...
 
-    async def fate(self, attempt_id: str, dialed_at_ms: int) -> Trace:
+    async def reaches(self, endpoint: str) -> bool | None:
+        """Whether the far end of an endpoint answered when the PBX asked it last; None where it never asks.
+
+        Raises `PbxUnavailable` or `PbxTimeout` where the PBX could not be asked.
+        Asterisk: the status of the endpoint's contacts, which `qualify_frequency` keeps. FreeSWITCH:
+        `sofia status gateway`.
+        """
+        ...
+
+    async def fate(
+        self,
+        attempt_id: str,
+        dialed_at_ms: int,
+        *,
+        unseen_for: float = 0.0,
+        unseen: Callable[[], Awaitable[None]] | None = None,
+    ) -> Trace:
         """What became of an attempt, as the PBX knows it.
+
+        Where it knows nothing of it, what an old link may have left unread gets some seconds to show.
+        `unseen` is awaited before that wait; `unseen_for` is how many seconds ago an earlier life of the
+        controller came so far, and is taken off it.
 
         Raises `PbxUnavailable` or `PbxTimeout` where it could not be asked.
         Asterisk: live channels, then the dialplan's note by `DBGet`, then `CoreStatus`.

@@ -9,7 +9,7 @@ import json
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import BigInteger, Boolean, Dialect, Integer, LargeBinary, Text
+from sqlalchemy import BigInteger, Boolean, Dialect, Double, Integer, LargeBinary, Text
 from sqlalchemy.types import TypeDecorator
 
 Member = TypeVar("Member", bound=StrEnum)
@@ -20,6 +20,7 @@ Words = Text()
 Millis = BigInteger()
 Count = Integer()
 Flag = Boolean()
+Fraction: Double[float] = Double()
 Sealed = LargeBinary()
 
 

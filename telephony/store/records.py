@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from telephony.model.call import AttemptPhase, CallClass, CallStatus, PaymentStatus, VerificationStatus
 from telephony.model.delivery import DeliveryStatus
+from telephony.model.trunk import BreakerState, Passed, SlotKind
 
 Record = TypeVar("Record")
 
@@ -263,3 +264,108 @@ class DisabledEndpointRecord:
     url: str
     disabled_at: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotRecord:
+    """One line of a trunk, or a call that stands outside its lines.
+
+    A line has a `number`, its own in the trunk; it is free while nobody holds it. Without a number it is a
+    call above the limit, or one of a trunk that has none, and goes with its holder.
+    """
+
+    id: str
+    trunk: str
+    number: int | None = None
+    holder: str | None = None
+    kind: SlotKind | None = None
+    owner: str | None = None
+    acquired_at: int | None = None
+    lease_until: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrunkRecord:
+    """A trunk as it is now.
+
+    `configured` is how many lines its configuration gives it, None: no limit; `channels` is what an operator
+    said since, None: as configured.
+    """
+
+    name: str
+    configured: int | None = None
+    channels: int | None = None
+    drained_at: int | None = None
+    saturated_at: int | None = None
+    updated_at: int
+    breaker: BreakerState = field(default_factory=BreakerState)
+
+    @property
+    def limit(self) -> int | None:
+        """How many calls may stand at once; None: as many as come."""
+        return self.configured if self.channels is None else self.channels
+
+
+@dataclass(frozen=True, slots=True)
+class TrunkUse:
+    """How many calls stand on a trunk, and how many may; `lines` are the numbered slots there are."""
+
+    in_use: int = 0
+    lines: int = 0
+    inbound: int = 0
+    foreign: int = 0
+    extra: int = 0
+    """Those of `in_use` that hold no line: above the limit, or on a trunk without one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotCandidate:
+    """A trunk that a call may take. Its pace: `burst` calls at once, `calls_per_second` in the long run."""
+
+    trunk: str
+    calls_per_second: float | None = None
+    burst: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotAsk:
+    """Somebody who wants a slot of the first of `candidates` that has one, until `lease_until`."""
+
+    candidates: tuple[SlotCandidate, ...]
+    holder: str
+    owner: str
+    lease_until: int
+    kind: SlotKind = SlotKind.ATTEMPT
+
+
+@dataclass(frozen=True, slots=True)
+class PassedTrunk:
+    """A candidate that was passed over. `until` is when that reason may end, None where nobody can say.
+
+    `limit` and `in_use` are told of a full trunk, `reason` of an open breaker.
+    """
+
+    trunk: str
+    why: Passed
+    until: int | None = None
+    in_use: int | None = None
+    limit: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Acquired:
+    """What came of asking for a slot: the trunk, None where each was passed over, and what was passed.
+
+    `probe` says that the trunk's breaker lets this one call through to see whether the trunk works again.
+    `retry_at` is the earliest moment at which a pace or a breaker may let the holder through.
+    """
+
+    trunk: str | None
+    passed: tuple[PassedTrunk, ...] = ()
+    probe: bool = False
+
+    @property
+    def retry_at(self) -> int | None:
+        """See the class."""
+        return min((one.until for one in self.passed if one.until is not None), default=None)

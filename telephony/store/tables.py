@@ -11,7 +11,8 @@ from __future__ import annotations
 from sqlalchemy import Column, ForeignKey, Index, MetaData, Table, UniqueConstraint, text
 
 from telephony.model.call import AttemptPhase, CallClass, CallStatus, PaymentStatus, VerificationStatus
-from telephony.store.columns import Choice, Count, Flag, Json, Key, Millis, Sealed, Words
+from telephony.model.trunk import BreakerPhase, SlotKind
+from telephony.store.columns import Choice, Count, Flag, Fraction, Json, Key, Millis, Sealed, Words
 from telephony.store.records import IdempotencyState
 
 metadata = MetaData(
@@ -273,3 +274,55 @@ Index(
     payment_confirmation.c.id,
 )
 _partial("ix_payment_confirmation_open", "ended_at IS NULL", payment_confirmation.c.expires_at)
+
+# How many calls may stand: written when the configuration or an operator says so, read by every call.
+trunk = Table(
+    "trunk",
+    metadata,
+    Column("name", Key, primary_key=True),
+    Column("configured", Count),
+    Column("channels", Count),
+    Column("drained_at", Millis),
+    Column("saturated_at", Millis),
+    Column("updated_at", Millis, nullable=False),
+)
+
+# What calls themselves write: apart from `trunk`, so that who resizes a trunk, who takes its slots and who
+# keeps its pace lock in one order (trunk, slot, gate) and never wait for one another in a circle.
+trunk_gate = Table(
+    "trunk_gate",
+    metadata,
+    Column("trunk", Key, primary_key=True),
+    Column("tat", Fraction),
+    Column("phase", Choice(BreakerPhase), nullable=False),
+    Column("failures", Json, nullable=False),
+    Column("until", Millis),
+    Column("trips", Count, nullable=False),
+    Column("probe", Key),
+    Column("reason", Words),
+    Column("moved_at", Millis),
+)
+
+slot = Table(
+    "slot",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("trunk", Key, nullable=False),
+    Column("number", Count),
+    Column("holder", Key),
+    Column("kind", Choice(SlotKind)),
+    Column("owner", Key),
+    Column("acquired_at", Millis),
+    Column("lease_until", Millis),
+    UniqueConstraint("trunk", "number"),
+)
+_partial("ix_slot_free", "holder IS NULL", slot.c.trunk, slot.c.number)
+_partial("ix_slot_extra", "number IS NULL", slot.c.trunk)
+_partial("ix_slot_lease", "lease_until IS NOT NULL", slot.c.lease_until)
+Index(
+    "ux_slot_holder",
+    slot.c.holder,
+    unique=True,
+    sqlite_where=text("holder IS NOT NULL"),
+    postgresql_where=text("holder IS NOT NULL"),
+)

@@ -12,6 +12,8 @@ from telephony.store.repositories.notes import Events, Outbox
 from telephony.store.repositories.payments import Payments
 from telephony.store.repositories.pokes import Pokes
 from telephony.store.repositories.requests import Requests
+from telephony.store.repositories.slots import Slots
+from telephony.store.repositories.trunks import Trunks
 from telephony.store.repositories.verifications import CheckFailures, Verifications
 from telephony.store.session import Session
 
@@ -29,6 +31,8 @@ class UnitOfWork:
         "payments",
         "pokes",
         "requests",
+        "slots",
+        "trunks",
         "verifications",
     )
 
@@ -43,3 +47,5 @@ class UnitOfWork:
         self.outbox = Outbox(session)
         self.disabled_endpoints = DisabledEndpoints(session)
         self.pokes = Pokes(session)
+        self.slots = Slots(session)
+        self.trunks = Trunks(session)

@@ -43,8 +43,9 @@ _END: Final = b"\r\n\r\n"
 _END_OF_COMMAND: Final = b"--END COMMAND--"
 _FOLLOWS_HEADERS: Final = frozenset({"response", "privilege", "actionid", "message"})
 _BANNER: Final = re.compile(rb"Asterisk Call Manager/([0-9]+(?:\.[0-9]+)*)[ \r]*")
-# A variable, or a dialplan function such as CHANNEL(hangup_handler_push) that is set like one.
-_VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\([A-Za-z0-9_]+\))?")
+# A variable, or a dialplan function that is set like one, such as PJSIP_HEADER(add,X-Name): Asterisk does
+# not split the header at a comma inside of brackets.
+_VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\([A-Za-z0-9_,-]*\))?")
 _VARIABLE_SPECIAL: Final = re.compile(r'[\\",()\[\]]')
 _HEADER_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 

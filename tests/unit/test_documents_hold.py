@@ -59,7 +59,18 @@ def test_the_example_has_every_key() -> None:
 
 @pytest.mark.parametrize(
     "section",
-    ["server", "store", "verification", "payments", "calls", "calling_hours", "fastagi", "ivr", "log"],
+    [
+        "server",
+        "store",
+        "overflow",
+        "verification",
+        "payments",
+        "calls",
+        "calling_hours",
+        "fastagi",
+        "ivr",
+        "log",
+    ],
 )
 def test_the_defaults_of_the_example_are_the_defaults(section: str) -> None:
     said = getattr(check_settings(tomllib.loads(example())), section).model_dump(exclude={"node"})

@@ -8,13 +8,18 @@ import threading
 from datetime import time
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from telephony.calls.quiet import Window
 from telephony.errors import ConfigError
 from telephony.model.call import CallClass
+from telephony.pbx.port import EarlyMedia, IdentityForm
 from telephony.settings import ConfigErrors, Settings, check_settings, find_config, load_settings
+from telephony.trunks.dialect import NumberFormat, Trunk
+from telephony.trunks.hours import WeekHours, parse_window
+from telephony.trunks.routing import Order, RouteRule
 
 HASH = "sha256:" + "0f" * 32
 OTHER_HASH = "sha256:" + "1e" * 32
@@ -128,6 +133,69 @@ def test_hours_and_retries_as_the_rooms_below_know_them() -> None:
         CallClass.CALLBACK: {"pause": 30.0},
     }
     assert check_settings(smallest()).retry_rules() == {}
+
+
+def test_a_plain_trunk_as_the_rooms_below_know_it() -> None:
+    settings = check_settings(smallest())
+    assert settings.trunk_list() == (Trunk("main", "carrier"),)
+    assert settings.route_rules() == ()
+
+
+def test_trunks_and_routes_as_the_rooms_below_know_them() -> None:
+    values = smallest()
+    values["numbers"]["default_region"] = "CN"
+    values["trunks"].append(
+        {
+            "name": "b",
+            "endpoint": "carrier-b",
+            "priority": 2,
+            "cost": 0.04,
+            "weight": 3,
+            "hours": ["mon-fri 09:00-18:00"],
+            "zone": "Asia/Shanghai",
+            "number_format": "national",
+            "caller_numbers": ["+861088880000"],
+            "caller_format": "national",
+            "from_number": "95588",
+            "from_name": "Acme",
+            "identity": "pai",
+            "identity_domain": "carrier.example",
+            "codecs": ["alaw"],
+            "dtmf_mode": "info",
+            "early_media": "announces",
+            "false_answer": 4,
+        }
+    )
+    values["routes"] = [
+        {"name": "codes", "prefixes": ["+86"], "classes": ["otp"], "trunks": ["b"], "overflow": ["main"]},
+        {"name": "rest", "trunks": ["main", "b"], "order": "cost"},
+    ]
+    values["overflow"] = {"trunks": ["b"]}
+    settings = check_settings(values)
+    assert settings.trunk_list()[1] == Trunk(
+        name="b",
+        endpoint="carrier-b",
+        priority=2,
+        cost=0.04,
+        weight=3,
+        hours=WeekHours((parse_window("mon-fri 09:00-18:00"),), ZoneInfo("Asia/Shanghai")),
+        number_format=NumberFormat.NATIONAL,
+        region="CN",
+        caller_numbers=("+861088880000",),
+        caller_format=NumberFormat.NATIONAL,
+        from_number="95588",
+        from_name="Acme",
+        identity=IdentityForm.PAI,
+        identity_domain="carrier.example",
+        codecs=("alaw",),
+        dtmf_mode="info",
+        early_media=EarlyMedia.ANNOUNCES,
+        false_answer=4.0,
+    )
+    assert settings.route_rules() == (
+        RouteRule("codes", ("b",), ("+86",), frozenset({CallClass.OTP}), overflow=("main",)),
+        RouteRule("rest", ("main", "b"), order=Order.COST),
+    )
 
 
 # ---- the environment
@@ -255,6 +323,14 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, text: str | None, problem: s
         ("server.drain_seconds", float("nan"), "server.drain_seconds", "out of range"),
         ("server.host", "", "server.host", "one line of text"),
         ("server.node", "a\nb", "server.node", "control character"),
+        ("ivr.folder", "/nowhere", "ivr.folder", "Name the folder of your trees"),
+        ("ivr.inbound", "hotline", "ivr.inbound", "Write the folder of trees"),
+        ("ivr.numbers", {"+861088880000": "hotline"}, "ivr.numbers", "Write the folder of trees"),
+        ("ivr.inbound", "../hotline", "ivr.inbound", "without .yaml"),
+        ("ivr.queue_context", "agents,1", "ivr.queue_context", "not a name of the dialplan"),
+        ("ivr.webhook_secret", "whsec_short", "ivr.webhook_secret", ""),
+        ("ivr.webhook_secret_file", "/nowhere", "ivr.webhook_secret_file", "cannot be read"),
+        ("ivr.allow_private", ["10.0.0.0/40"], "ivr.allow_private[0]", "10.1.0.0/16"),
         ("store.url", "mysql://x", "store.url", "postgresql://user@host/database"),
         ("store.url", "sqlite://", "store.url", "sqlite:///var/telephony.db"),
         ("pbx.kind", "pabx", "pbx.kind", "'asterisk'"),
@@ -281,6 +357,40 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, text: str | None, problem: s
             "'e164', 'digits', '00' or 'national'",
         ),
         ("trunks.0.codecs", ["g711"], "trunks[0].codecs[0]", "ulaw"),
+        ("trunks.0.priority", 0, "trunks[0].priority", "greater than or equal to 1"),
+        ("trunks.0.cost", -0.1, "trunks[0].cost", "greater than or equal to 0"),
+        ("trunks.0.weight", 1.5, "trunks[0].weight", "whole number"),
+        ("trunks.0.hours", ["9-18"], "trunks[0].hours[0]", "mon-fri 09:00-18:00"),
+        ("trunks.0.hours", ["09:00-18:00"], "trunks[0].zone", "Asia/Shanghai"),
+        ("trunks.0.zone", "Peking", "trunks[0].zone", "Asia/Shanghai"),
+        ("trunks.0.zone", "/etc/passwd", "trunks[0].zone", "Asia/Shanghai"),
+        ("trunks.0.number_format", "national", "trunks[0].region", 'region = "CN"'),
+        ("trunks.0.caller_format", "national", "trunks[0].region", 'region = "CN"'),
+        ("trunks.0.region", "China", "trunks[0].region", "ISO 3166-1"),
+        ("trunks.0.caller_numbers", ["Acme"], "trunks[0].caller_numbers[0]", "write digits"),
+        ("trunks.0.from_number", "a@b", "trunks[0].from_number", "write digits"),
+        ("trunks.0.from_name", 'A "B"', "trunks[0].from_name", "without quotes"),
+        ("trunks.0.identity", "p-asserted", "trunks[0].identity", "'from', 'pai' or 'rpid'"),
+        ("trunks.0.identity", "rpid", "trunks[0].identity_domain", "missing beside identity rpid"),
+        ("trunks.0.identity_domain", "a>b", "trunks[0].identity_domain", "sip.carrier.example"),
+        ("trunks.0.dtmf_mode", "2833", "trunks[0].dtmf_mode", "'rfc4733', 'info' or 'inband'"),
+        ("trunks.0.early_media", "music", "trunks[0].early_media", "'rings' or 'announces'"),
+        ("trunks.0.false_answer", 61, "trunks[0].false_answer", "less than or equal to 60"),
+        ("routes", [{"name": "r", "trunks": []}], "routes[0].trunks", "at least one"),
+        ("routes", [{"name": "r", "trunks": ["mian"]}], "routes[0].trunks[0]", "Write one of main"),
+        (
+            "routes",
+            [{"name": "r", "trunks": ["main"], "overflow": ["x"]}],
+            "routes[0].overflow[0]",
+            "no trunk of this file",
+        ),
+        (
+            "routes",
+            [{"name": "r", "trunks": ["main"], "classes": ["sms"]}],
+            "routes[0].classes[0]",
+            "'otp', 'transaction', 'callback' or 'survey'",
+        ),
+        ("overflow.trunks", ["main"], "overflow.trunks", "at least one trunk out"),
         ("speech.cache_limit_mb", 1, "speech.cache_limit_mb", "greater than or equal to 8"),
         ("verification.code_length", 3, "verification.code_length", "greater than or equal to 4"),
         ("verification.ttl", 1.5, "verification.ttl", "whole number"),
@@ -361,8 +471,10 @@ def test_a_secret_is_needed() -> None:
 def test_names_and_keys_are_ones_own() -> None:
     values = smallest()
     values["trunks"] *= 2
+    values["routes"] = [{"name": "r", "trunks": ["main"]}] * 2
     values["clients"] *= 2
-    assert list(faults(values)) == ["trunks[1].name", "clients[1].name", "clients[1].key_hash"]
+    keys = ["trunks[1].name", "routes[1].name", "clients[1].name", "clients[1].key_hash"]
+    assert list(faults(values)) == keys
 
 
 def test_all_faults_are_told_at_once_and_none_twice() -> None:

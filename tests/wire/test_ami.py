@@ -421,7 +421,9 @@ class TestSending:
         assert variable_header("A", "1") == ("Variable", "A=1")
         value = 'x,B=2 "(q)" [z] \\'
         assert variable_header("A", value) == ("Variable", 'A=x\\,B=2 \\"\\(q\\)\\" \\[z\\] \\\\')
-        for name in ("", "A=B", "A,B", " A", '"A'):
+        for name in ("PJSIP_HEADER(add,P-Asserted-Identity)", "PJSIP_DTMF_MODE()"):
+            assert variable_header(name, "1") == ("Variable", f"{name}=1")
+        for name in ("", "A=B", "A,B", " A", '"A', "A(b", "A(b),C", "A((b))", "A(b=c)"):
             with pytest.raises(LocalProtocolError):
                 variable_header(name, "1")
 

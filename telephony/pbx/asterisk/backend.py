@@ -27,12 +27,14 @@ from telephony.errors import PbxError, PbxRejected, PbxTimeout, PbxUnavailable, 
 from telephony.model.hangup import Cause, HangupCause, classify
 from telephony.net.ami import AmiClient, AmiConfig, Connected, Disconnected, EventsLost
 from telephony.net.fastagi import AgiChannel, FastAgiServer
+from telephony.pbx.asterisk.originate import order_headers
 from telephony.pbx.asterisk.session import IVR, AgiSession
 from telephony.pbx.port import (
     Accepted,
     Answered,
     CallSession,
     DialOrder,
+    EarlyMedia,
     Ended,
     Fate,
     LegEvent,
@@ -84,6 +86,7 @@ _REASONS: Final = {
 """`OriginateResponse.Reason`, used only where no `Hangup` told the cause."""
 
 RING_TIMEOUT: Final = "3"
+REQUEST_TIMEOUT: Final = 408
 
 _Q850_OF: Final = {Cause.BUSY: 17, Cause.DECLINED: 21, Cause.CONGESTION: 34}
 
@@ -115,7 +118,7 @@ class AsteriskLeg:
 
     `since` is when this process began to watch it, and `up_since` when it was answered, by the event
     loop's time. A `blind` leg has had a time of which we saw no events: how it ended is read from the
-    dialplan's note.
+    dialplan's note. `early` is whether early media came, whatever it means here.
     """
 
     order: DialOrder
@@ -126,6 +129,7 @@ class AsteriskLeg:
     events: asyncio.Queue[LegEvent] = field(default_factory=lambda: asyncio.Queue(LEG_EVENTS))
     action_id: str = ""
     rang: bool = False
+    early: bool = False
     answered: bool = False
     up_since: float | None = None
     session: AgiSession | None = None
@@ -318,20 +322,12 @@ class AsteriskPbx:
             variables[AGI_VARIABLE] = self._config.agi_address
         headers = [
             ("ActionID", leg.action_id),
-            ("Channel", f"PJSIP/{order.number}@{order.endpoint}"),
-            ("ChannelId", order.attempt_id),
+            *order_headers(order),
             ("Context", CONTEXT),
             ("Exten", EXTENSION),
             ("Priority", "1"),
-            ("Async", "true"),
-            ("Timeout", str(round(order.ring_timeout * 1000))),
             *(variable_header(name, value) for name, value in variables.items()),
         ]
-        if order.caller_number:
-            name = order.caller_name.replace('"', "")
-            headers.append(("CallerID", f'"{name}" <{order.caller_number}>'))
-        if order.codecs:
-            headers.append(("Codecs", ",".join(order.codecs)))
         try:
             await self._ami.action("Originate", headers)
         except PbxTimeout:
@@ -359,7 +355,32 @@ class AsteriskPbx:
             if event.name == "CoreShowChannel"
         )
 
-    async def fate(self, attempt_id: str, dialed_at_ms: int) -> Trace:
+    async def reaches(self, endpoint: str) -> bool | None:
+        """Read what Asterisk's own OPTIONS (`qualify_frequency`) found: `Getvar` of each contact's status."""
+        found: set[str] = set()
+        for aor in await self._read(f"PJSIP_ENDPOINT({endpoint},aors)"):
+            for contact in await self._read(f"PJSIP_AOR({aor},contact)"):
+                found.update(await self._read(f"PJSIP_CONTACT({contact},status)"))
+        if "Reachable" in found:
+            return True
+        return False if "Unreachable" in found else None
+
+    async def _read(self, function: str) -> list[str]:
+        """The values that a function of the dialplan tells, in a list with commas; none where it refuses."""
+        try:
+            reply = await self._ami.action("Getvar", [("Variable", function)])
+        except PbxRejected:
+            return []
+        return [value for value in reply.get("Value").split(",") if value]
+
+    async def fate(
+        self,
+        attempt_id: str,
+        dialed_at_ms: int,
+        *,
+        unseen_for: float = 0.0,
+        unseen: Callable[[], Awaitable[None]] | None = None,
+    ) -> Trace:
         """Ask the live channels, the dialplan's note, and how long Asterisk has been up.
 
         "Never rang" is said only after everything that an old link may have left unread has shown, and
@@ -367,7 +388,9 @@ class AsteriskPbx:
         """
         known = await self._known_fate(attempt_id, dialed_at_ms)
         if known is None:
-            await self._settled()
+            if unseen is not None:
+                await unseen()
+            await self._settled(SETTLE_SECONDS - max(0.0, unseen_for))
             known = await self._known_fate(attempt_id, dialed_at_ms)
         if known is not None:
             return known
@@ -403,14 +426,14 @@ class AsteriskPbx:
     def _link_age(self) -> float:
         return asyncio.get_running_loop().time() - self._link_since
 
-    async def _settled(self) -> None:
+    async def _settled(self, seconds: float) -> None:
         """Let pass the time in which Asterisk reads what whoever ordered the attempt may have sent it.
 
         It counts from an answer that Asterisk gave us, on one link. The look for a restart belongs to it:
         what it finds is as fresh as the answer it allows.
         """
         link = self._link_since
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(max(0.0, seconds))
         if self._link_since != link:
             raise PbxUnavailable("the link broke while an attempt was looked for", sent=False)
         await self._look_for_restart()
@@ -465,8 +488,13 @@ class AsteriskPbx:
 
     @staticmethod
     def _on_dial_state(leg: AsteriskLeg, status: str) -> None:
-        """A 183 leaves the channel's state alone, and yet the callee's network has the call."""
-        if status == "PROGRESS" and not leg.rang:
+        """A 183 leaves the channel's state alone, and yet the callee's network has the call.
+
+        Of a carrier that announces in early media it tells nothing yet.
+        """
+        if status == "PROGRESS":
+            leg.early = True
+        if status == "PROGRESS" and not leg.rang and leg.order.dialect.early_media is EarlyMedia.RINGS:
             leg.rang = True
             leg.deliver(Ringing())
 
@@ -663,16 +691,28 @@ def _cause_of(leg: AsteriskLeg) -> HangupCause:
     sip = _sip_code(leg.gone.get("TechCause")) if leg.gone else None
     q850 = _number(leg.gone.get("Cause")) if leg.gone else None
     if leg.answered:
+        if _was_announcement(leg):
+            return HangupCause(Cause.UNREACHABLE, sip, q850)
         return classify(sip=sip, q850=q850, rang=leg.rang, answered=True)
     if leg.hanging_up:
         return HangupCause(Cause.CANCELED, sip, q850)
+    # Who let it time out with early media may have rung a phone, whatever the media said.
     if leg.reason == RING_TIMEOUT:
         # Without any 18x it is our own 408: the trunk was silent, and nobody's phone has rung.
-        return HangupCause(Cause.NO_ANSWER if leg.rang else Cause.TRUNK_FAULT, None, q850)
-    cause = classify(sip=sip, q850=q850, rang=leg.rang, answered=False)
+        return HangupCause(Cause.NO_ANSWER if leg.rang or leg.early else Cause.TRUNK_FAULT, None, q850)
+    rang = leg.rang or (leg.early and sip == REQUEST_TIMEOUT)
+    cause = classify(sip=sip, q850=q850, rang=rang, answered=False)
     if cause.cause in (Cause.CANCELED, Cause.UNKNOWN, Cause.NORMAL):
         return HangupCause(_REASONS.get(leg.reason or "", Cause.UNKNOWN), sip, q850)
     return cause
+
+
+def _was_announcement(leg: AsteriskLeg) -> bool:
+    """Whether the far end hung up so soon that its carrier's dialect says that nobody was there."""
+    soon = leg.order.dialect.false_answer
+    if not soon or leg.session is None or leg.up_since is None or leg.hanging_up or leg.session.finished:
+        return False
+    return asyncio.get_running_loop().time() - leg.up_since <= soon
 
 
 def _number(text: str) -> int | None:

@@ -7,6 +7,7 @@ into a command's arguments (`agi set debug` and AMI show them), or catch `CallEn
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -23,6 +24,12 @@ GRACE_SECONDS: Final = 10.0
 """What a playing or waiting command gets on top of its own length: a loaded PBX starts late."""
 
 ALL_KEYS: Final = "0123456789*#"
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9 .:+@/_-]+")
+"""What means nothing to Asterisk's parsers."""
+
+_MOST_PAIRS: Final = 20
+"""`MSet` takes 24."""
 
 DONE_VARIABLE: Final = "TELEPHONY_DONE"
 """Set to 1 by the last command: without it the dialplan takes the local way out."""
@@ -43,6 +50,8 @@ class AgiSession:
         kind, _, tree = channel.script.partition("/")
         self._arguments = {**channel.query, TREE_ARGUMENT: tree} if kind == IVR and tree else channel.query
         self._over = asyncio.Event()
+        self.finished = False
+        """Whether we have begun to end the conversation by ourselves."""
 
     @property
     def id(self) -> str:
@@ -169,6 +178,7 @@ class AgiSession:
 
     async def transfer(self, extension: str, context: str) -> None:
         """Set where the dialplan goes on, and end the session there."""
+        self.finished = True
         await self._command("SET", "CONTEXT", context)
         await self._command("SET", "EXTENSION", extension)
         await self._command("SET", "PRIORITY", "1")
@@ -179,12 +189,22 @@ class AgiSession:
         """AGI `SET VARIABLE`."""
         await self._command("SET", "VARIABLE", name, value)
 
+    async def set_variables(self, values: Mapping[str, str]) -> None:
+        """`MSet`, which splits at commas and expands `${…}`: other values are set one by one."""
+        plain = {name: value for name, value in values.items() if _PLAIN.fullmatch(value)}
+        pairs = [f"{name}={value}" for name, value in plain.items()]
+        for at in range(0, len(pairs), _MOST_PAIRS):
+            await self._command("EXEC", "MSet", ",".join(pairs[at : at + _MOST_PAIRS]))
+        for name in values.keys() - plain.keys():
+            await self.set_variable(name, values[name])
+
     async def extend(self, seconds: float) -> None:
         """Set the dialplan's `TIMEOUT(absolute)`, which counts from now."""
         await self.set_variable("TIMEOUT(absolute)", f"{seconds:.1f}")
 
     async def hangup(self) -> None:
         """Say that we are done; the dialplan hangs up as its next step."""
+        self.finished = True
         try:
             await self.set_variable(DONE_VARIABLE, "1")
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ from telephony.model.ids import new_id
 from telephony.model.media import Media
 from telephony.model.number import parse_number
 from telephony.pbx.memory import Callee, MemoryPbx
-from telephony.pbx.port import CallSession
+from telephony.pbx.port import CallSession, Trace
 from telephony.store import Store, UnitOfWork
 from telephony.store.records import AttemptRecord, RequestRecord
 from telephony.trunks.dialect import Trunk
@@ -379,6 +379,32 @@ async def test_killed_before_the_pbx_heard_of_it_is_dialled_by_the_next_life(tmp
         first, second = await rig.attempts(call)
         assert (first.id, first.end_reason, first.dialed_at) == (attempt, "never_rang", None)
         assert [order.attempt_id for order in pbx.orders] == [second.id]
+    await pbx.stop()
+
+
+async def test_lives_that_are_too_short_to_look_twice_add_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pbx = MemoryPbx()
+    pbx.started_at_ms = now() - 60_000
+    call, _attempt = await left_behind(tmp_path, AttemptPhase.DIALING, dialed_at=now())
+    noted, original, waited = asyncio.Event(), pbx.fate, []
+
+    async def fate(*asked: Any, unseen_for: float, unseen: Callable[[], Awaitable[None]]) -> Trace:
+        waited.append(unseen_for)
+        await unseen()
+        noted.set()
+        if len(waited) == 1:
+            await asyncio.sleep(60)
+        return await original(*asked)
+
+    monkeypatch.setattr(pbx, "fate", fate)
+    async with rig_of(tmp_path, pbx):
+        await noted.wait()
+    async with rig_of(tmp_path, pbx) as rig:
+        assert (await rig.ended(call)).status is CallStatus.COMPLETED
+    assert waited[0] == 0.0
+    assert 0.2 <= waited[1] < 10.0
     await pbx.stop()
 
 

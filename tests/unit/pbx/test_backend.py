@@ -148,3 +148,18 @@ async def test_a_pbx_that_was_started_since_the_dial_is_told_whatever_its_clock(
 
 async def test_nothing_is_guessed_of_an_attempt_of_before_the_clock_was_set_back(pbx: AsteriskPbx) -> None:
     assert (await pbx.fate("att_1", now_ms() + 3_600_000)).fate is Fate.UNKNOWN
+
+
+async def test_what_earlier_lives_waited_is_taken_off_the_wait(pbx: AsteriskPbx) -> None:
+    noted: list[float] = []
+
+    async def unseen() -> None:
+        noted.append(time.monotonic())
+
+    began = time.monotonic()
+    trace = await pbx.fate("att_1", now_ms() - 5_000, unseen_for=5.0, unseen=unseen)
+    assert trace.fate is Fate.NEVER_RANG
+    assert time.monotonic() - began < 0.15
+    assert len(noted) == 1
+    assert (await pbx.fate("att_1", now_ms() - 5_000, unseen_for=0.1, unseen=unseen)).fate is Fate.NEVER_RANG
+    assert time.monotonic() - noted[1] >= 0.1

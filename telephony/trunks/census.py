@@ -1,0 +1,84 @@
+"""The census: the slots that are held, compared with the channels that stand.
+
+Pure. The reconciler counts every few seconds and at each new link to the PBX: `Slots.admit` for each that
+is missing, `Slots.release_all` for those that are gone, `Slots.renew` for those that stand, and
+`Slots.sweep` for what nobody tends. What it never does: judge another controller's slots, which may stand
+on another PBX, or an attempt's: an attempt that ends gives its slot back itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from telephony.model.trunk import SlotKind
+from telephony.pbx.port import LiveChannel
+from telephony.store.records import SlotRecord
+
+ATTEMPT_PREFIX: Final = "att_"
+"""How the ids of attempts begin, and so of the channels that we placed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A call that stands on a trunk and holds no slot."""
+
+    trunk: str
+    holder: str
+    kind: SlotKind
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What differs. `standing` are the holders of ours that are no attempts and stand: renew their leases."""
+
+    missing: tuple[Missing, ...]
+    gone: tuple[str, ...]
+    standing: tuple[str, ...]
+
+    @property
+    def mended(self) -> int:
+        """How many slots are wrong."""
+        return len(self.missing) + len(self.gone)
+
+
+def compare(
+    live: Sequence[LiveChannel],
+    held: Sequence[SlotRecord],
+    owner: str,
+    *,
+    trunks: Mapping[str, str],
+    placed: Mapping[str, str],
+    asked_at: int,
+) -> Census:
+    """Compare the channels of one PBX with all slots that are held.
+
+    `trunks` maps endpoints to trunks, `placed` our attempts to the trunks that they are on (one endpoint may
+    serve several). `asked_at` is when the channels were asked for, in milliseconds by the clock of the slots:
+    what was taken since may stand and not have been seen.
+    """
+    holders = {one.holder for one in held}
+    standing = {channel.id for channel in live}
+    missing: list[Missing] = []
+    for channel in live:
+        trunk = placed.get(channel.id) or trunks.get(endpoint_of(channel.name))
+        if trunk is not None and channel.id not in holders:
+            ours = channel.id.startswith(ATTEMPT_PREFIX)
+            missing.append(Missing(trunk, channel.id, SlotKind.ATTEMPT if ours else SlotKind.FOREIGN))
+    mine = [one for one in held if one.owner == owner and one.kind is not SlotKind.ATTEMPT and one.holder]
+    return Census(
+        tuple(missing),
+        tuple(
+            one.holder or ""
+            for one in mine
+            if one.holder not in standing and (one.acquired_at or 0) < asked_at
+        ),
+        tuple(one.holder or "" for one in mine if one.holder in standing),
+    )
+
+
+def endpoint_of(channel_name: str) -> str:
+    """The endpoint in an Asterisk channel's name (`PJSIP/carrier-00000012`); empty where there is none."""
+    technology, _, rest = channel_name.partition("/")
+    return rest.rpartition("-")[0] if technology == "PJSIP" else ""

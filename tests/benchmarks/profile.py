@@ -13,11 +13,13 @@ from pathlib import Path
 
 import aiohttp
 
+from telephony.lab import Lab
 from tests.benchmarks import sides
 from tests.benchmarks.answered_calls import Say, at_rate, quiet_lab
 from tests.benchmarks.measure import CALLS, FOLDER, cpu_of
 
 WARM_CALLS = 5
+WRITE_SECONDS = 30.0
 
 
 async def profile(say: Say) -> None:
@@ -26,36 +28,36 @@ async def profile(say: Say) -> None:
     with tempfile.TemporaryDirectory(prefix="telephony-bench-") as name:
         folder = Path(name)
         async with quiet_lab(folder) as lab:
-            for run, (file, counts) in enumerate((("profile.txt", ""), ("profile-counts.txt", "1"))):
-                target = FOLDER / file
+            for run, target in enumerate((FOLDER / "profile.txt", FOLDER / "profile-counts.txt")):
+                os.environ["COUNTS"] = "1" if run else ""
                 target.unlink(missing_ok=True)
-                os.environ["COUNTS"] = counts
-                before = ("tests.benchmarks.sampler", str(target))
-                async with (
-                    sides.controller(lab, folder, *before) as process,
-                    aiohttp.ClientSession() as session,
-                ):
-                    running = sides.Ours(process, session)
-                    await at_rate(lab, running, f"+86138{run}009", WARM_CALLS)
-                    threads = _threads(process.pid)
-                    used = cpu_of(process.pid)
-                    process.signal(signal.SIGUSR2)
-                    await at_rate(lab, running, f"+86138{run}000", CALLS)
-                    used = cpu_of(process.pid) - used
-                    after = _threads(process.pid)
-                    process.signal(signal.SIGUSR2)
-                    while not target.exists() or not target.stat().st_size:
-                        await asyncio.sleep(0.1)
-                    await running.check()
-                spent = {
-                    name: after[name] - threads.get(name, 0.0)
-                    for name in after
-                    if after[name] > threads.get(name, 0.0)
-                }
-                lines = [f"{1000 * used / CALLS:.2f} ms of processor time per call, by thread:"]
-                lines += [f"  {1000 * seconds / CALLS:6.2f} ms  {name}" for name, seconds in spent.items()]
+                lines = await _profiled(lab, folder, target, f"+86138{run}00")
                 target.write_text("\n".join([*lines, "", target.read_text()]))
                 say("\n".join([f"{target}:", *lines]))
+
+
+async def _profiled(lab: Lab, folder: Path, target: Path, prefix: str) -> list[str]:
+    """Place calls under the profiler, which writes `target`; return what each thread used."""
+    async with (
+        sides.controller(lab, folder, "tests.benchmarks.sampler", str(target)) as process,
+        aiohttp.ClientSession() as session,
+    ):
+        running = sides.Ours(process, session)
+        await at_rate(lab, running, f"{prefix}9", WARM_CALLS)
+        before, used = _threads(process.pid), cpu_of(process.pid)
+        process.signal(signal.SIGUSR2)
+        await at_rate(lab, running, f"{prefix}0", CALLS)
+        used, after = cpu_of(process.pid) - used, _threads(process.pid)
+        process.signal(signal.SIGUSR2)
+        async with asyncio.timeout(WRITE_SECONDS):
+            while not target.exists():
+                await asyncio.sleep(0.1)
+        await running.check()
+    lines = [f"{1000 * used / CALLS:.2f} ms of processor time per call, by thread:"]
+    for name, seconds in after.items():
+        if seconds > (earlier := before.get(name, 0.0)):
+            lines.append(f"  {1000 * (seconds - earlier) / CALLS:6.2f} ms  {name}")
+    return lines
 
 
 def _threads(pid: int) -> dict[str, float]:

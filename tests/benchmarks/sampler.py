@@ -145,7 +145,10 @@ def switch(profile: Any, file: Path) -> Callable[[int, FrameType | None], None]:
         nonlocal running
         if running:
             profile.end()
-            profile.write(file)
+            # Whoever waits for the file finds it whole.
+            unfinished = file.with_suffix(".part")
+            profile.write(unfinished)
+            unfinished.rename(file)
         else:
             profile.begin()
         running = not running

@@ -149,7 +149,7 @@ class Load:
         asked.view = await self._ask("GET", f"{asked.path}/{asked.view['id']}")
 
     async def _verify(self, number: str) -> Asked:
-        body = {"to": number, "code": CODE, "dial_within": 60}
+        body = {"to": number, "code": CODE, "dial_within": 600}
         return Asked(number, VERIFICATIONS, await self._make(VERIFICATIONS, number, body), time.time())
 
     async def _pay(self, number: str) -> Asked:

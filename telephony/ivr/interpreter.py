@@ -266,8 +266,7 @@ class Interpreter:
         }
         for name in sorted(self._exported - self._secrets):
             facts[f"IVR_{name.upper()}"] = _UNSAFE.sub("_", self._values[name])[:200]
-        for name, value in facts.items():
-            await self._session.set_variable(name, value)
+        await self._session.set_variables(facts)
 
     # ---- what is known
 

@@ -174,6 +174,11 @@ class ScriptedSession:
         self._still_there()
         self.variables[name] = value
 
+    async def set_variables(self, values: Mapping[str, str]) -> None:
+        """Note them."""
+        for name, value in values.items():
+            await self.set_variable(name, value)
+
     async def extend(self, seconds: float) -> None:
         """No PBX, no limit."""
         self._still_there()

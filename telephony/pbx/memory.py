@@ -150,6 +150,11 @@ class MemorySession:
         self._still_there()
         self.variables[name] = value
 
+    async def set_variables(self, values: Mapping[str, str]) -> None:
+        """Note them."""
+        for name, value in values.items():
+            await self.set_variable(name, value)
+
     async def extend(self, seconds: float) -> None:
         """Nothing to do: a call in memory has no dead air."""
         self._still_there()

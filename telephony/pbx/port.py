@@ -283,6 +283,13 @@ class CallSession(Protocol):
         """
         ...
 
+    async def set_variables(self, values: Mapping[str, str]) -> None:
+        """Set several at once, under the same warning.
+
+        Asterisk: `MSet`, where no value means anything to it. FreeSWITCH: `multiset`.
+        """
+        ...
+
     async def extend(self, seconds: float) -> None:
         """Let the call last so many seconds from now; the PBX ends it then, whatever became of us.
 

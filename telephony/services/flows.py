@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from telephony.calls.flow import CallableFlow, Flow, Outcome, Prepared
 from telephony.errors import InputError
+from telephony.ivr.flow import IvrFlow
 from telephony.model.call import CallStatus
 from telephony.pbx.port import CallSession
 from telephony.services import payment_flow, verification
@@ -156,7 +157,8 @@ class _Told:
         if not self._notices.wanted(request.client):
             return
         attempts = await work.attempts.list_for(request.id)
-        view = view_of(replace(request, due_at=None), attempts, await path_of(work, request))
+        path = await path_of(work, request) if isinstance(self._flow, IvrFlow) else ()
+        view = view_of(replace(request, due_at=None), attempts, path)
         await self._notices.add(
             work,
             client=request.client,

@@ -20,6 +20,7 @@ from tests.benchmarks.agi_commands import agi_commands
 from tests.benchmarks.ami_parsing import ami_parsing
 from tests.benchmarks.answered_calls import answered_calls
 from tests.benchmarks.measure import Report
+from tests.benchmarks.menus import menus
 from tests.benchmarks.post_to_invite import post_to_invite
 from tests.benchmarks.profile import profile
 from tests.benchmarks.store_size import store_size
@@ -31,6 +32,7 @@ ROWS: dict[str, Callable[[Report, Say], Awaitable[None]]] = {
     "ami": ami_parsing,
     "agi": agi_commands,
     "calls": answered_calls,
+    "menus": menus,
     "invite": post_to_invite,
     "store": store_size,
     "timers": timer_lateness,

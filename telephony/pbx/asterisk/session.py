@@ -7,6 +7,7 @@ into a command's arguments (`agi set debug` and AMI show them), or catch `CallEn
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -23,6 +24,9 @@ GRACE_SECONDS: Final = 10.0
 """What a playing or waiting command gets on top of its own length: a loaded PBX starts late."""
 
 ALL_KEYS: Final = "0123456789*#"
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9 .:+@/_-]*")
+"""What means nothing to Asterisk's parsers."""
 
 DONE_VARIABLE: Final = "TELEPHONY_DONE"
 """Set to 1 by the last command: without it the dialplan takes the local way out."""
@@ -181,6 +185,15 @@ class AgiSession:
     async def set_variable(self, name: str, value: str) -> None:
         """AGI `SET VARIABLE`."""
         await self._command("SET", "VARIABLE", name, value)
+
+    async def set_variables(self, values: Mapping[str, str]) -> None:
+        """`MSet`, which splits at commas and expands `${…}`: other values are set one by one."""
+        plain = {name: value for name, value in values.items() if _PLAIN.fullmatch(value)}
+        if plain:
+            pairs = ",".join(f"{name}={value}" for name, value in plain.items())
+            await self._command("EXEC", "MSet", pairs)
+        for name in values.keys() - plain.keys():
+            await self.set_variable(name, values[name])
 
     async def extend(self, seconds: float) -> None:
         """Set the dialplan's `TIMEOUT(absolute)`, which counts from now."""

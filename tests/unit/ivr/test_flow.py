@@ -14,9 +14,11 @@ from telephony.calls.engine import CallEngine, EngineConfig
 from telephony.calls.policy import PRIORITIES
 from telephony.errors import EngineError, InputError, PbxTimeout
 from telephony.ivr.book import TreeBook
-from telephony.ivr.flow import InboundIvr, IvrFlow
-from telephony.ivr.journal import Visit
+from telephony.ivr.flow import PATH_EVENT, InboundIvr, IvrFlow, TreeFlows
+from telephony.ivr.journal import Said, Visit
+from telephony.ivr.saying import words_of
 from telephony.ivr.sounds import Wardrobe, static_prompts
+from telephony.ivr.standins import Services
 from telephony.model.call import FINAL_CALL_STATUSES, CallClass
 from telephony.model.ids import new_id
 from telephony.model.media import Media
@@ -227,6 +229,46 @@ async def test_a_tree_takes_calls_in(rig: Rig) -> None:
     gone = MemorySession("3", NUMBER, "4008", Callee(hang_up_after=1))
     await inbound(gone)
     assert not rig.left()
+
+
+async def test_the_called_number_names_the_tree_where_the_dialplan_does_not(rig: Rig) -> None:
+    inbound = InboundIvr(rig.book, rig.studio, default_tree="gone", numbers={"+86 4008": "solved"})
+    session = MemorySession("1", NUMBER, "+864008", Callee(keys="1"))
+    await inbound(session)
+    assert session.variables["TELEPHONY_RESULT"] == "solved"
+    assert session.variables["TELEPHONY_TREE"] == "solved"
+    other = MemorySession("2", NUMBER, "+864009", Callee(keys="1"))
+    await inbound(other)
+    assert not other.gone
+
+
+async def test_the_dialplan_hands_over_variables_and_a_language(rig: Rig) -> None:
+    arguments = {"tree": "solved", "order": "4711", "language": "zh", "unknown": "1"}
+    session = MemorySession("1", NUMBER, "4008", Callee(keys="1"), arguments=arguments)
+    visits: list[Visit] = []
+    await InboundIvr(rig.book, rig.studio, watch=visits.append)(session)
+    assert session.variables["TELEPHONY_LANGUAGE"] == "zh-CN"
+    said = [event.prompt for event in visits[0].events if isinstance(event, Said)]
+    assert "[4711]" in words_of(said[0], {})
+
+
+async def test_a_call_out_keeps_its_path(rig: Rig) -> None:
+    rig.pbx.callees[NUMBER] = Callee(keys="1")
+    ended = await rig.call()
+    async with rig.store.reading() as work:
+        (event,) = [one for one in await work.events.list_for(ended.id) if one.kind == PATH_EVENT]
+    assert [(step["node"], step["keys"], step["to"]) for step in event.detail["path"]] == [
+        ("main", "1", "thanks"),
+        ("thanks", "", "hangup"),
+    ]
+
+
+def test_trees_are_flows_while_they_are_there(rig: Rig) -> None:
+    flows = TreeFlows(rig.book, rig.studio, Services())
+    assert flows.names == ("ivr", "solved")
+    found = flows.find("solved")
+    assert found is not None
+    assert (found.name, flows.find("solved") is found, flows.find("gone")) == ("solved", True, None)
 
 
 async def test_a_call_for_no_tree_is_left_to_the_dialplan(rig: Rig) -> None:

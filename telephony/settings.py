@@ -42,13 +42,10 @@ from telephony.egress.signing import decode_secret
 from telephony.errors import ConfigError, InputError
 from telephony.model.call import CallClass
 from telephony.model.client import Client
-from telephony.model.trunk import MOST_LINES
 from telephony.pbx.port import EarlyMedia, IdentityForm
-from telephony.trunks.breaker import BreakerRules
 from telephony.trunks.dialect import NumberFormat, Trunk
 from telephony.trunks.hours import WeekHours, parse_window
 from telephony.trunks.routing import Order, RouteRule
-from telephony.trunks.saturation import SaturationRules
 
 ENVIRONMENT_PREFIX: Final = "TELEPHONY_"
 DEFAULT_FILES: Final = (Path("telephony.toml"), Path("/etc/telephony/telephony.toml"))
@@ -135,6 +132,24 @@ def _no_dialplan_name(text: str) -> str | None:
     return "is not a name of the dialplan; write letters, digits and _ + * # . -"
 
 
+def _no_tree(text: str) -> str | None:
+    if re.fullmatch(r"([a-z][a-z0-9_-]{0,63})?", text):
+        return None
+    return "is not a tree's name; write that of its file, without .yaml"
+
+
+def _no_called_number(text: str) -> str | None:
+    if re.fullmatch(r"\+?[0-9]{1,20}", text):
+        return None
+    return "is not a called number; write digits with or without a leading +"
+
+
+def _no_agi_address(text: str) -> str | None:
+    if re.fullmatch(r"(([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5})?", text):
+        return None
+    return "is not an address; write host:port as the PBX reaches it, such as 10.0.0.5:4573"
+
+
 def _no_week_hours(text: str) -> str | None:
     try:
         parse_window(text)
@@ -163,24 +178,6 @@ def _no_domain(text: str) -> str | None:
     if re.fullmatch(r"[A-Za-z0-9.-]{0,253}", text):
         return None
     return "is not a domain; write it like sip.carrier.example"
-
-
-def _no_tree(text: str) -> str | None:
-    if re.fullmatch(r"([a-z][a-z0-9_-]{0,63})?", text):
-        return None
-    return "is not a tree's name; write that of its file, without .yaml"
-
-
-def _no_called_number(text: str) -> str | None:
-    if re.fullmatch(r"\+?[0-9]{1,20}", text):
-        return None
-    return "is not a called number; write digits with or without a leading +"
-
-
-def _no_agi_address(text: str) -> str | None:
-    if re.fullmatch(r"(([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5})?", text):
-        return None
-    return "is not an address; write host:port as the PBX reaches it, such as 10.0.0.5:4573"
 
 
 def _no_store(text: str) -> str | None:
@@ -301,15 +298,12 @@ class FastAgi(Section):
 class TrunkSection(Section):
     """`[[trunks]]`: one way out, and how its carrier wants it. `endpoint` is the PJSIP endpoint's name.
 
-    Without `channels` there is no limit, without `calls_per_second` no pace. Times in seconds.
+    Times in seconds.
     """
 
     name: Name
     endpoint: Annotated[str, _checked(_no_endpoint)]
     prefixes: tuple[NumberPrefix, ...] = ()
-    channels: int | None = Field(default=None, ge=0, le=MOST_LINES)
-    calls_per_second: Annotated[float, Field(gt=0, le=1000)] | None = None
-    burst: int = Field(default=1, ge=1, le=1000)
     priority: int = Field(default=1, ge=1, le=1000)
     cost: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
     weight: int = Field(default=0, ge=0, le=1_000_000)
@@ -346,28 +340,9 @@ class RouteSection(Section):
 
 
 class OverflowSection(Section):
-    """`[overflow]`: `trunks` are kept for calls that no other can take.
-
-    A trunk is saturated when it is full, or when `saturated_at` of its lines were in use for `seconds`; it
-    has recovered when no more than `recovered_at` were for as long.
-    """
+    """`[overflow]`: `trunks` are kept for calls that no other can take."""
 
     trunks: tuple[Name, ...] = ()
-    saturated_at: float = Field(default=0.9, gt=0, le=1)
-    recovered_at: float = Field(default=0.7, ge=0, lt=1)
-    seconds: Seconds = 10.0
-
-
-class BreakerSection(Section):
-    """`[breaker]`: a trunk that fails so often within `window` is left alone for `pause`, up to `longest`.
-
-    Times in seconds.
-    """
-
-    failures: int = Field(default=5, ge=1, le=1000)
-    window: Annotated[float, Field(ge=1, le=3600)] = 30.0
-    pause: Annotated[float, Field(ge=1, le=3600)] = 5.0
-    longest: Annotated[float, Field(ge=1, le=3600)] = 300.0
 
 
 class SpeechSection(Section):
@@ -549,7 +524,6 @@ class Settings(Section):
     trunks: tuple[TrunkSection, ...] = Field(min_length=1)
     routes: tuple[RouteSection, ...] = ()
     overflow: OverflowSection = OverflowSection()
-    breaker: BreakerSection = BreakerSection()
     speech: SpeechSection = SpeechSection()
     verification: VerificationSection = VerificationSection()
     payments: PaymentSection = PaymentSection()
@@ -610,18 +584,6 @@ class Settings(Section):
             )
             for section in self.routes
         )
-
-    def breaker_rules(self) -> BreakerRules:
-        """The bounds of `[breaker]`."""
-        rules = self.breaker
-        return BreakerRules(
-            failures=rules.failures, window=rules.window, pause=rules.pause, longest=rules.longest
-        )
-
-    def saturation_rules(self) -> SaturationRules:
-        """When `[overflow]` calls a trunk saturated."""
-        rules = self.overflow
-        return SaturationRules(rules.saturated_at, rules.recovered_at, rules.seconds)
 
     def webhook_endpoints(self) -> dict[str, Endpoint]:
         """Where the clients that have a `webhook_url` want their webhooks, by name; raises `ConfigError`."""
@@ -692,9 +654,6 @@ def _trunk(section: TrunkSection, default_region: str | None) -> Trunk:
         codecs=section.codecs,
         ring_timeout=section.ring_timeout,
         region=section.region or default_region or "",
-        channels=section.channels,
-        calls_per_second=section.calls_per_second,
-        burst=section.burst,
         priority=section.priority,
         cost=section.cost,
         weight=section.weight,
@@ -831,41 +790,6 @@ def _faults_between(settings: Settings) -> Iterator[ConfigError]:
         )
 
 
-def _trunk_faults(settings: Settings) -> Iterator[ConfigError]:
-    """Find what is wrong between a trunk's keys, and between trunks and routes."""
-    for place, trunk in enumerate(settings.trunks):
-        section = f"trunks[{place}]"
-        national = "national" in (trunk.number_format, trunk.caller_format)
-        if national and trunk.region is None and settings.numbers.default_region is None:
-            mend = 'Write region = "CN", or numbers.default_region'
-            yield ConfigError(f"{section}.region", "is missing: national numbers belong to a region", mend)
-        if trunk.hours and not trunk.zone:
-            mend = 'Write by which clock, such as zone = "Asia/Shanghai"'
-            yield ConfigError(f"{section}.zone", "is missing beside hours", mend)
-        if trunk.burst > 1 and trunk.calls_per_second is None:
-            yield ConfigError(f"{section}.calls_per_second", "is missing beside burst", "Write both")
-        if trunk.identity == "rpid" and not trunk.identity_domain:
-            mend = "Write the domain of the caller's address"
-            yield ConfigError(f"{section}.identity_domain", "is missing beside identity rpid", mend)
-    known = [trunk.name for trunk in settings.trunks]
-    lists = [("overflow.trunks", settings.overflow.trunks)]
-    for place, route in enumerate(settings.routes):
-        lists += [(f"routes[{place}].trunks", route.trunks), (f"routes[{place}].overflow", route.overflow)]
-    for key, names in lists:
-        for place, name in enumerate(names):
-            if name not in known:
-                mend = f"Write one of {', '.join(known)}"
-                yield ConfigError(f"{key}[{place}]", f"{name!r} is no trunk of this file", mend)
-    if not set(known) - set(settings.overflow.trunks):
-        mend = "Leave at least one trunk out of it"
-        yield ConfigError("overflow.trunks", "keeps every trunk for overflow", mend)
-    if settings.overflow.recovered_at >= settings.overflow.saturated_at:
-        mend = "Write less than saturated_at"
-        yield ConfigError("overflow.recovered_at", "leaves no distance to saturated_at", mend)
-    if settings.breaker.longest < settings.breaker.pause:
-        yield ConfigError("breaker.longest", "is shorter than pause", "Write pause or more")
-
-
 def _ivr_faults(settings: Settings) -> Iterator[ConfigError]:
     ivr = settings.ivr
     if ivr.folder is None:
@@ -883,6 +807,34 @@ def _ivr_faults(settings: Settings) -> Iterator[ConfigError]:
         settings.ivr_webhook_secrets()
     except ConfigError as error:
         yield error
+
+
+def _trunk_faults(settings: Settings) -> Iterator[ConfigError]:
+    """Find what is wrong between a trunk's keys, and between trunks and routes."""
+    for place, trunk in enumerate(settings.trunks):
+        section = f"trunks[{place}]"
+        national = "national" in (trunk.number_format, trunk.caller_format)
+        if national and trunk.region is None and settings.numbers.default_region is None:
+            mend = 'Write region = "CN", or numbers.default_region'
+            yield ConfigError(f"{section}.region", "is missing: national numbers belong to a region", mend)
+        if trunk.hours and not trunk.zone:
+            mend = 'Write by which clock, such as zone = "Asia/Shanghai"'
+            yield ConfigError(f"{section}.zone", "is missing beside hours", mend)
+        if trunk.identity == "rpid" and not trunk.identity_domain:
+            mend = "Write the domain of the caller's address"
+            yield ConfigError(f"{section}.identity_domain", "is missing beside identity rpid", mend)
+    known = [trunk.name for trunk in settings.trunks]
+    lists = [("overflow.trunks", settings.overflow.trunks)]
+    for place, route in enumerate(settings.routes):
+        lists += [(f"routes[{place}].trunks", route.trunks), (f"routes[{place}].overflow", route.overflow)]
+    for key, names in lists:
+        for place, name in enumerate(names):
+            if name not in known:
+                mend = f"Write one of {', '.join(known)}"
+                yield ConfigError(f"{key}[{place}]", f"{name!r} is no trunk of this file", mend)
+    if not set(known) - set(settings.overflow.trunks):
+        mend = "Leave at least one trunk out of it"
+        yield ConfigError("overflow.trunks", "keeps every trunk for overflow", mend)
 
 
 def _webhook_faults(section: str, client: ClientSection) -> Iterator[ConfigError]:

@@ -422,7 +422,9 @@ class CallEngine:
                 await self._wait_for_pbx(life)
                 return True
             try:
-                route = self._router.choose(parse_number(life.request.to_number), but=_tried(life.request))
+                route = self._router.choose(
+                    parse_number(life.request.to_number), life.request.call_class, but=_tried(life.request)
+                )
             except DestinationNotAllowed as error:
                 await self._finish(life, None, Outcome(CallStatus.FAILED, str(error)))
                 return False
@@ -640,7 +642,7 @@ class CallEngine:
 
     def _has_route(self, request: RequestRecord, tried: Sequence[str]) -> bool:
         try:
-            self._router.choose(parse_number(request.to_number), but=tried)
+            self._router.choose(parse_number(request.to_number), request.call_class, but=tried)
         except DestinationNotAllowed:
             return False
         return True

@@ -185,7 +185,7 @@ class Calls:
             created_at=now,
             updated_at=now,
         )
-        return _Admitted(request, self._router.choose(number), waits_until)
+        return _Admitted(request, self._router.choose(number, request.call_class), waits_until)
 
 
 def _class_of(name: str) -> CallClass:

@@ -242,7 +242,7 @@ class Payments:
             if self._app is None:
                 raise InputError("decide_url", "is not set up in this controller", "Leave it out")
             self._app.admit(client, new.decide_url)
-        route = self._router.choose(number)
+        route = self._router.choose(number, CallClass.TRANSACTION)
         return _Admitted(number, locale, route, waits_until, expires_at, policy.rounds, variables)
 
     def _request(

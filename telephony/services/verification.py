@@ -326,7 +326,9 @@ class Verifications:
             await work.verifications.update(
                 record.id, sends=record.sends, last_request_id=request.id, updated_at=now
             )
-            placed: Placed = await self._engine.place(work, request, self._router.choose(number))
+            placed: Placed = await self._engine.place(
+                work, request, self._router.choose(number, CallClass.OTP)
+            )
             view = _view(record, placed.request.status)
             await finish_once(work, client, once, view, view.id)
         self._engine.go(placed)
@@ -420,7 +422,7 @@ class Verifications:
         number = number_for(client, new.to)
         locale = locale_for(client, self._voice, new.locale)
         _check_new(new, self._rules)
-        return number, locale, self._router.choose(number)
+        return number, locale, self._router.choose(number, CallClass.OTP)
 
     async def _check_budgets(self, work: UnitOfWork, number: str, now: int) -> None:
         for budget in self._rules.calls_per_number:

@@ -85,12 +85,14 @@ class Router:
             raise DestinationNotAllowed(f"trunk {name} is not configured")
         return self._trunks[name]
 
-    def choose(self, number: PhoneNumber, *, but: Collection[str] = ()) -> Route:
-        """Return the trunk for a number by the configuration alone, none of those named in `but`.
+    def choose(
+        self, number: PhoneNumber, call_class: CallClass | None = None, *, but: Collection[str] = ()
+    ) -> Route:
+        """Return the trunk for a call by the configuration alone, none of those named in `but`.
 
         Raises `DestinationNotAllowed` where none serves it.
         """
-        plan = self.plan(number, None, self._clock(), {}, but=but)
+        plan = self.plan(number, call_class, self._clock(), {}, but=but)
         if not plan.candidates:
             why = f": {plan.refusal(Acquired(None))}" if plan.shut else ""
             raise DestinationNotAllowed(f"no trunk serves {number.masked}{why}")

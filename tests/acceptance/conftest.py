@@ -24,7 +24,6 @@ _GROUPS = {
     "test_outcomes.py": "lab-1",
     "test_secrecy.py": "lab-1",
     "test_retries.py": "lab-3",
-    "test_calls.py": "lab-1",
     "test_payments.py": "lab-3",
     "test_payment_races.py": "lab-3",
     "test_two_controllers.py": "lab-1",

@@ -25,7 +25,7 @@ from telephony.store import Store
 from tests.benchmarks.measure import FOLDER
 
 CACHE = FOLDER / "cache"
-KEPT_FROM = 100_000
+KEPT_FROM = 1_000_000
 """Smaller files are made anew each time: whoever uses one adds to it."""
 
 KEPT_DAYS = 7
@@ -108,20 +108,20 @@ WHERE due_at IS NOT NULL
 )
 
 
-def filled_store(rows: int) -> Path:
-    """Return a file with `rows` requests in `var/bench/cache`; a large one is made at the first asking.
+def filled_store(rows: int, folder: Path = CACHE) -> Path:
+    """Return a file with `rows` requests; a large one is made at the first asking.
 
     What waits in it is due in an hour at the earliest, counted from now.
     """
-    CACHE.mkdir(parents=True, exist_ok=True)
-    making = CACHE / f"{rows}.making"
+    folder.mkdir(parents=True, exist_ok=True)
+    making = folder / f"{rows}.making"
     making.unlink(missing_ok=True)
     asyncio.run(new_store(making))
     with closing(sqlite3.connect(making)) as empty:
         found = empty.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
         schema = "".join(sql for (sql,) in found)
     name = hashlib.sha256((schema + _ROWS + "".join(_FILLING)).encode()).hexdigest()[:12]
-    path = CACHE / f"{rows}-{name}.db"
+    path = folder / f"{rows}-{name}.db"
     made = path.with_suffix(".made")
     if (
         rows >= KEPT_FROM
@@ -134,7 +134,7 @@ def filled_store(rows: int) -> Path:
             for statement in _WAIT_AGAIN:
                 connection.execute(statement, _values(rows))
         return path
-    for old in CACHE.glob(f"{rows}-*"):
+    for old in folder.glob(f"{rows}-*"):
         old.unlink()
     fill(making, rows)
     making.rename(path)

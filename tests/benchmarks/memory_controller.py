@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from telephony import app
 from telephony.cli import main
@@ -27,7 +28,7 @@ class TimedPbx(MemoryPbx):
     agi_port = 0
     stray_sessions = 0
 
-    def __init__(self, _config: AsteriskConfig) -> None:
+    def __init__(self, _config: AsteriskConfig, **_more: Any) -> None:
         super().__init__()
         self._dialled = Path(DIALLED).open("w", buffering=1)  # noqa: SIM115 - open as long as we live
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.acceptance import evidence
 from tests.acceptance.control import ControllerProcess, Json
 
 
@@ -16,6 +17,9 @@ class ShippedController(ControllerProcess):
 
     def __init__(self, folder: Path, settings: Json, *, before: Sequence[str] = ()) -> None:
         super().__init__(folder, settings)
+        # These files go with the measurement: no test reads them afterwards.
+        evidence.FILES.remove(self.log_file)
+        evidence.DATABASES.remove(folder / "telephony.db")
         self.settings = settings
         self.config = folder / "telephony.toml"
         self.config.write_text("".join(f"{name} = {toml(value)}\n" for name, value in settings.items()))

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import aiohttp
 
@@ -81,13 +82,13 @@ async def store_size(report: Report, say: Callable[[str], None]) -> None:
 
 
 async def controllers(
-    stack: AsyncExitStack, sizes: Sequence[int], say: Callable[[str], None]
+    stack: AsyncExitStack, sizes: Sequence[int], say: Callable[[str], None], folder: Path = CACHE
 ) -> dict[int, InMemory]:
-    """A controller for each size, warmed up."""
+    """A controller for each size, warmed up; the stores are in the folder."""
     houses = {}
     for size in sizes:
         began = time.monotonic()
-        path = await asyncio.to_thread(filled_store, size)
+        path = await asyncio.to_thread(filled_store, size, folder)
         megabytes = path.stat().st_size / 1e6
         say(f"a store of {size:,} requests, {megabytes:.0f} MB, in {time.monotonic() - began:.0f} s")
         houses[size] = await stack.enter_async_context(in_memory(path))

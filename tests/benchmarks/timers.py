@@ -10,7 +10,7 @@ import asyncio
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -27,7 +27,8 @@ LEAD = 8.0
 
 async def timer_lateness(report: Report, say: Callable[[str], None]) -> None:
     """Report the halves and the tails with few and with many waiting."""
-    late = await measure(MANY, ROUNDS * SECONDS_A_TURN)
+    seconds = ROUNDS * SECONDS_A_TURN
+    late = await measure((seconds * PER_SECOND, MANY), seconds)
     report.keep("seconds after due_at", {str(waiting): values for waiting, values in late.items()})
     for waiting, values in late.items():
         say(
@@ -45,22 +46,21 @@ async def timer_lateness(report: Report, say: Callable[[str], None]) -> None:
     )
 
 
-async def measure(many: int, seconds: int) -> dict[int, list[float]]:
+async def measure(sizes: Sequence[int], seconds: int) -> dict[int, list[float]]:
     """Seconds after its moment at which each was dialled, by how many wait in all, in the order of time."""
     count = seconds * PER_SECOND
     with tempfile.TemporaryDirectory(prefix="telephony-bench-") as name:
         folder = Path(name)
         codes = code_box(folder)
-        stores = {waiting: folder / f"{waiting}.db" for waiting in (count, many)}
-        for path in stores.values():
-            await new_store(path)
+        stores = {waiting: folder / f"{waiting}.db" for waiting in sizes}
         first = time.time() + LEAD
-        chance = random.Random(1)
         begin = round(1000 * first)
-        due = {f"+86138{number:08d}": begin + chance.randrange(1000 * seconds) for number in range(count)}
-        later = {f"+86136{n:08d}": begin + HOUR_MS + n * 1000 for n in range(many - count)}
-        add_due(stores[count], codes, due)
-        add_due(stores[many], codes, due | later)
+        chance = random.Random(1)
+        due = {f"+86138{n:08d}": begin + chance.randrange(1000 * seconds) for n in range(count)}
+        for waiting, path in stores.items():
+            await new_store(path)
+            later = {f"+86136{n:08d}": begin + HOUR_MS + n * 1000 for n in range(waiting - count)}
+            add_due(path, codes, due | later)
         async with AsyncExitStack() as stack:
             houses = {
                 waiting: await stack.enter_async_context(in_memory(path)) for waiting, path in stores.items()

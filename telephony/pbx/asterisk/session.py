@@ -25,8 +25,11 @@ GRACE_SECONDS: Final = 10.0
 
 ALL_KEYS: Final = "0123456789*#"
 
-_PLAIN: Final = re.compile(r"[A-Za-z0-9 .:+@/_-]*")
+_PLAIN: Final = re.compile(r"[A-Za-z0-9 .:+@/_-]+")
 """What means nothing to Asterisk's parsers."""
+
+_MOST_PAIRS: Final = 20
+"""`MSet` takes 24."""
 
 DONE_VARIABLE: Final = "TELEPHONY_DONE"
 """Set to 1 by the last command: without it the dialplan takes the local way out."""
@@ -189,9 +192,9 @@ class AgiSession:
     async def set_variables(self, values: Mapping[str, str]) -> None:
         """`MSet`, which splits at commas and expands `${…}`: other values are set one by one."""
         plain = {name: value for name, value in values.items() if _PLAIN.fullmatch(value)}
-        if plain:
-            pairs = ",".join(f"{name}={value}" for name, value in plain.items())
-            await self._command("EXEC", "MSet", pairs)
+        pairs = [f"{name}={value}" for name, value in plain.items()]
+        for at in range(0, len(pairs), _MOST_PAIRS):
+            await self._command("EXEC", "MSet", ",".join(pairs[at : at + _MOST_PAIRS]))
         for name in values.keys() - plain.keys():
             await self.set_variable(name, values[name])
 

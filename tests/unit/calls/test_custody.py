@@ -362,14 +362,14 @@ async def test_who_lost_a_lease_while_frozen_does_not_dial(two: Two, monkeypatch
 async def test_who_thaws_hangs_up_nobody_that_is_somebody_elses_by_now(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Overdue half a second after the dial: that much too early, as for one who was frozen.
-    one = await two.add("one", margin=-29.5)
+    # Overdue two seconds after the dial: that much too early, as for one who was frozen.
+    one = await two.add("one", margin=-28.0)
     call = await one.place()
     await one.until(call, ringing)
     async with one.store.transaction() as work:
         await work.requests.take_over("two", await one.store.now_ms() + 60_000, 30_000, own=False)
     monkeypatch.setattr(custody.Custody, "surely_ours", lambda _self, _until: False)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(6):
         while one.engine.live_calls:
             await asyncio.sleep(0.01)
     (attempt,) = await one.attempts(call)

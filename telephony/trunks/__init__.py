@@ -1,6 +1,7 @@
 """Trunks: which one takes a call, whether it may now, and in which dialect its carrier wants it.
 
-How the life of a call uses this room and the slots of the store:
+Calls go by the configuration alone today (`Router.choose`): nothing counts a trunk's lines. Slots, desk,
+breakers, saturation and census stand ready; this is how the life of a call is to use them:
 
 *Start.* For each trunk `work.slots.ensure(trunk.name, trunk.channels)`; then `work.slots.sweep` with `own`
 frees what an earlier life held without an attempt; `SlotDesk.start`.

@@ -77,6 +77,10 @@ STORE_PAUSE: Final = 1.0
 
 CLAIM_BATCH: Final = 50
 
+RESUMED_AT_ONCE: Final = 8
+"""How many calls of an earlier life are brought on the wire at the same time, those that wait longest first:
+all at once, all of them would get there late, and in a life that is short none."""
+
 UNSEEN_TRUSTED: Final = 60.0
 """Seconds for which an earlier life's word counts; beyond them a clock may have been set."""
 
@@ -124,6 +128,8 @@ class _Life:
     session: CallSession | None = None
     began: tuple[int, float] = (0, 0.0)
     """When it became ours: by the wall clock (ms) and by the steady one (s)."""
+    resuming: bool = False
+    """Whether it is one of the few that are just being resumed."""
 
 
 @dataclass(slots=True)
@@ -172,6 +178,7 @@ class CallEngine:
         self._steady = steady
         self._lives: dict[str, _Life] = {}
         self._wake = asyncio.Event()
+        self._resuming = asyncio.Semaphore(RESUMED_AT_ONCE)
         self._claims: asyncio.Task[None] | None = None
         self._custody = Custody(
             store,
@@ -388,8 +395,19 @@ class CallEngine:
             again = await self._settle(life, life.attempt)
             if not again:
                 return
-        while await self._one_attempt(life):
-            pass
+        if inherited:
+            await self._resuming.acquire()
+            life.resuming = True
+        try:
+            while await self._one_attempt(life):
+                pass
+        finally:
+            self._let_others_resume(life)
+
+    def _let_others_resume(self, life: _Life) -> None:
+        if life.resuming:
+            life.resuming = False
+            self._resuming.release()
 
     async def _read_again(self, life: _Life) -> bool:
         """After the store failed us: read what it holds once it is back; False where it is not ours."""
@@ -455,6 +473,7 @@ class CallEngine:
 
     async def _wait_for_pbx(self, life: _Life) -> None:
         """Wait until the PBX is back, the request is cancelled, or its time is up."""
+        self._let_others_resume(life)
         limits = [limit for limit in (life.request.dial_by, life.request.expires_at) if limit is not None]
         seconds = (min(limits) - self._moment(life)) / 1000 if limits else 60.0
         ready = asyncio.create_task(self._pbx.wait_ready(max(0.0, seconds)))
@@ -537,6 +556,7 @@ class CallEngine:
             order = self._order(request, attempt, prepared)
             try:
                 async with self._pbx.dial(order) as leg:
+                    self._let_others_resume(life)
                     return await self._watch(life, leg, order.ring_timeout, prepared)
             except PbxUnavailable as error:
                 if error.sent:

@@ -29,6 +29,7 @@ from telephony.net.ami import AmiClient, AmiConfig, Connected, Disconnected, Eve
 from telephony.net.fastagi import AgiChannel, FastAgiServer
 from telephony.pbx.asterisk.originate import order_headers
 from telephony.pbx.asterisk.session import IVR, AgiSession
+from telephony.pbx.asterisk.together import Together
 from telephony.pbx.port import (
     Accepted,
     Answered,
@@ -196,6 +197,8 @@ class AsteriskPbx:
         self._booted = asyncio.Event()
         self._link_since = 0.0
         self._link_since_ms = 0
+        self._standing = Together(self._list_ids)
+        self._looked_for_restart = Together(self._look_for_restart)
         self._boot_stamp = ""
         self._started_at_ms: int | None = None
         self._restart_seen_ms = 0
@@ -401,10 +404,13 @@ class AsteriskPbx:
 
     async def _known_fate(self, attempt_id: str, dialed_at_ms: int) -> Trace | None:
         """What stands or is noted now; in this order, for the note is written before the channel goes."""
-        if any(channel.id == attempt_id for channel in await self.channels()):
+        if attempt_id in await self._standing():
             return Trace(Fate.LIVE)
         note = await self._note(attempt_id, dialed_at_ms)
         return None if note is None else _trace_of(note)
+
+    async def _list_ids(self) -> frozenset[str]:
+        return frozenset(channel.id for channel in await self.channels())
 
     async def hangup(self, channel_id: str, cause: Cause = Cause.NORMAL) -> None:
         """AMI `Hangup` by unique id; a channel that is gone is no error."""
@@ -436,7 +442,7 @@ class AsteriskPbx:
         await asyncio.sleep(max(0.0, seconds))
         if self._link_since != link:
             raise PbxUnavailable("the link broke while an attempt was looked for", sent=False)
-        await self._look_for_restart()
+        await self._looked_for_restart()
 
     async def _read_events(self) -> None:
         while True:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from telephony.calls import custody
-from telephony.calls.engine import CallEngine, EngineConfig
+from telephony.calls.engine import RESUMED_AT_ONCE, CallEngine, EngineConfig
 from telephony.calls.flow import Outcome
 from telephony.errors import ConfigError, Overloaded, StoreUnavailable
 from telephony.model.call import CallClass, CallStatus
@@ -448,3 +448,45 @@ async def test_too_many_at_once_do_not_end_the_work(
         while failures:
             await asyncio.sleep(0.05)
     assert (await rig.ended(call)).status is CallStatus.COMPLETED
+
+
+async def test_what_an_earlier_life_left_is_resumed_a_few_at_a_time_and_the_oldest_first(
+    tmp_path: Path, pbx: MemoryPbx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/t.db"
+    async with engine_on(url, pbx, "one") as rig:
+        calls = [await left_by(rig, "two", 60_000 + n, to_number=f"+861380001{n:04d}") for n in range(40)]
+    at_once: list[int] = []
+    preparing = 0
+    prepare = Talk.prepare
+
+    async def slow(talk: Talk, request: RequestRecord) -> Any:
+        nonlocal preparing
+        preparing += 1
+        at_once.append(preparing)
+        await asyncio.sleep(0.05)
+        preparing -= 1
+        return await prepare(talk, request)
+
+    monkeypatch.setattr(Talk, "prepare", slow)
+    async with engine_on(url, pbx, "two") as rig:
+        for call in calls:
+            assert (await rig.ended(call)).status is CallStatus.COMPLETED
+    assert max(at_once) == RESUMED_AT_ONCE
+    numbers = [order.number for order in pbx.orders]
+    assert numbers == sorted(numbers)
+
+
+async def test_a_pbx_that_is_away_keeps_nobody_from_his_deadline(tmp_path: Path, pbx: MemoryPbx) -> None:
+    url = f"sqlite:///{tmp_path}/t.db"
+    async with engine_on(url, pbx, "one") as rig:
+        dial_by = time.time_ns() // 1_000_000 + 2_000
+        calls = [
+            await left_by(rig, "two", 60_000, to_number=f"+861380001{n:04d}", dial_by=dial_by)
+            for n in range(20)
+        ]
+    pbx.lose_link()
+    async with engine_on(url, pbx, "two") as rig:
+        for call in calls:
+            assert (await rig.ended(call, 5)).failure_reason == "not_dialed_in_time"
+        assert time.time_ns() // 1_000_000 - dial_by < 1_500

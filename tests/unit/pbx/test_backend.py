@@ -163,3 +163,14 @@ async def test_what_earlier_lives_waited_is_taken_off_the_wait(pbx: AsteriskPbx)
     assert len(noted) == 1
     assert (await pbx.fate("att_1", now_ms() - 5_000, unseen_for=0.1, unseen=unseen)).fate is Fate.NEVER_RANG
     assert time.monotonic() - noted[1] >= 0.1
+
+
+async def test_a_restart_lists_the_channels_once_for_all_that_it_finds(
+    pbx: AsteriskPbx, manager: Manager
+) -> None:
+    fates = await asyncio.gather(*(pbx.fate(f"att_{n}", now_ms() - 5_000) for n in range(100)))
+    assert {trace.fate for trace in fates} == {Fate.NEVER_RANG}
+    asked = [name for name, _headers in manager.sent]
+    assert asked.count("CoreShowChannels") <= 4
+    assert asked.count("CoreStatus") <= 4
+    assert asked.count("DBGet") == 200

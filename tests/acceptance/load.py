@@ -117,7 +117,7 @@ class Load:
     rate: float
     accepted: dict[str, Asked] = field(default_factory=dict)
     stopped: bool = False
-    patience: float = 180.0
+    patience: float = 600.0
     _http: aiohttp.ClientSession | None = None
 
     async def run(self) -> None:

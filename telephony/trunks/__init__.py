@@ -7,9 +7,10 @@ breakers, saturation and census stand ready; this is how the life of a call is t
 frees what an earlier life held without an attempt; `SlotDesk.start`.
 
 *A call that may start now, where the desk is `quiet`.* In the transaction that writes its attempt:
-`Router.plan` with the states of `work.trunks.all` and `work.slots.in_use`, then `work.slots.acquire` for the
-plan's `slots()`, with the attempt's id as the holder. Where a trunk was taken, `Plan.route` is the attempt's
-trunk and reason; else the call is written as one that waits, for the reason of `Plan.refusal`.
+`Router.plan`, without states, for the slots know them; then `work.slots.acquire` for the plan's `slots()`,
+with the attempt's id as the holder. Where a trunk was taken, `Plan.route` is the attempt's trunk and reason;
+else the call is written as one that waits, for the reason of `Plan.refusal`. A dry run reads the states
+(`work.trunks.all`, `work.slots.in_use`) and takes nothing: `Router.preview`.
 
 *A call that waits.* `SlotDesk.take` with its class's priority and the moment it was asked for, as long as its
 own deadline lets it, given up at a cancel. Then the attempt is written whose id the holder is; where that

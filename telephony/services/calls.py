@@ -96,7 +96,7 @@ class Calls:
             stored = await begin_once(work, client, once, now)
             if stored is not None:
                 return stored
-            placed = await self._engine.place(work, admitted.request, admitted.route)
+            placed = await self._engine.place(work, admitted.request)
             view = view_of(placed.request, [placed.attempt] if placed.attempt else [])
             await finish_once(work, client, once, view, view.id)
         self._engine.go(placed)

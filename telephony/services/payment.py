@@ -135,7 +135,7 @@ class Payments:
             if stored is not None:
                 return stored
             await work.payments.add(record)
-            placed = await self._engine.place(work, request, admitted.route)
+            placed = await self._engine.place(work, request)
             view = _view(record, placed.request.status)
             await finish_once(work, client, once, view, record.id)
         self._engine.go(placed)

@@ -261,7 +261,7 @@ class Verifications:
         self, client: Client, new: NewVerification, once: Once[VerificationView] | None
     ) -> VerificationView | StoredReply:
         """Make a code, write verification and call in one transaction, and begin to dial."""
-        number, locale, route = self._admit(client, new)
+        number, locale, _route = self._admit(client, new)
         now = self._clock()
         code = new.code if new.code is not None else make_code(new.code_length or self._rules.code_length)
         ttl = new.ttl if new.ttl is not None else self._rules.ttl
@@ -296,7 +296,7 @@ class Verifications:
                 return stored
             await self._check_budgets(work, number.e164, now)
             await work.verifications.add(record)
-            placed = await self._engine.place(work, request, route)
+            placed = await self._engine.place(work, request)
             view = _view(record, placed.request.status)
             await finish_once(work, client, once, view, view.id)
         self._engine.go(placed)
@@ -321,14 +321,13 @@ class Verifications:
                 raise Conflict("a call for this verification is under way")
             number = parse_number(record.to_number)
             await self._check_budgets(work, number.e164, now)
+            self._router.choose(number, CallClass.OTP)
             request = self._request(client, record, new_id("call"), None, now)
             record = replace(record, sends=record.sends + 1, last_request_id=request.id, updated_at=now)
             await work.verifications.update(
                 record.id, sends=record.sends, last_request_id=request.id, updated_at=now
             )
-            placed: Placed = await self._engine.place(
-                work, request, self._router.choose(number, CallClass.OTP)
-            )
+            placed: Placed = await self._engine.place(work, request)
             view = _view(record, placed.request.status)
             await finish_once(work, client, once, view, view.id)
         self._engine.go(placed)

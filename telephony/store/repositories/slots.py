@@ -55,8 +55,11 @@ _EXPIRED: Final = (
     .order_by(_c.lease_until)
     .limit(bindparam("most"))
 )
-_ATTEMPT: Final = exists().where(attempt.c.id == _c.holder).correlate(slot)
-_OVER: Final = exists().where(attempt.c.id == _c.holder, attempt.c.ended_at.is_not(None)).correlate(slot)
+_OURS: Final = _c.kind == SlotKind.ATTEMPT
+_ATTEMPT: Final = and_(_OURS, exists().where(attempt.c.id == _c.holder).correlate(slot))
+_OVER: Final = and_(
+    _OURS, exists().where(attempt.c.id == _c.holder, attempt.c.ended_at.is_not(None)).correlate(slot)
+)
 _ORPHANS: Final = (
     _rows.select.where(
         _c.holder.is_not(None),

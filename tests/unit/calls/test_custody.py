@@ -19,7 +19,6 @@ from telephony.errors import ConfigError, Overloaded, StoreUnavailable
 from telephony.model.call import CallClass, CallStatus
 from telephony.model.hangup import Cause, HangupCause
 from telephony.model.ids import new_id
-from telephony.model.number import parse_number
 from telephony.pbx.memory import Callee, MemoryPbx
 from telephony.store import Poke, PokeKind, Store, pokes
 from telephony.store.records import RequestRecord
@@ -313,7 +312,7 @@ async def test_a_deadline_is_not_lengthened_by_a_clock_that_is_set_back(
             created_at=wall(),
             updated_at=wall(),
         )
-        placed = await rig.engine.place(work, request, rig.router.choose(parse_number(OTHER)))
+        placed = await rig.engine.place(work, request)
     rig.pbx.lose_link()
     rig.engine.go(placed)
     await asyncio.sleep(0.1)
@@ -383,10 +382,10 @@ async def test_no_further_trunk_rings_for_a_request_that_was_canceled_elsewhere(
     rig.pbx.callees[OTHER] = Callee(ring_after=None, refuses_with=HangupCause(Cause.CONGESTION))
     write = rig.engine._write_attempt
 
-    async def canceled_before(life: Any, route: Any) -> bool:
+    async def canceled_before(life: Any, *more: Any) -> bool:
         async with rig.store.transaction() as work:
             await work.requests.ask_cancel(life.request.id, wall())
-        return await write(life, route)
+        return await write(life, *more)
 
     monkeypatch.setattr(rig.engine, "_write_attempt", canceled_before)
     call = await rig.place(to_number=OTHER)

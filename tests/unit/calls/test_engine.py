@@ -23,7 +23,6 @@ from telephony.model.call import FINAL_CALL_STATUSES, AttemptPhase, CallClass, C
 from telephony.model.hangup import Cause, HangupCause
 from telephony.model.ids import new_id
 from telephony.model.media import Media
-from telephony.model.number import parse_number
 from telephony.pbx.memory import Callee, MemoryPbx
 from telephony.pbx.port import CallSession, Trace
 from telephony.store import Store, UnitOfWork
@@ -87,9 +86,7 @@ class Rig:
         request = replace(plain, **values)
         request = replace(request, priority=PRIORITIES[request.call_class])
         async with self.store.transaction() as work:
-            placed = await self.engine.place(
-                work, request, self.router.choose(parse_number(request.to_number))
-            )
+            placed = await self.engine.place(work, request)
         self.engine.go(placed)
         return request.id
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import structlog
@@ -222,7 +222,10 @@ class Lines:
 
     def _line(self, plan: Plan, attempt_id: str, acquired: Acquired, waited: int = 0) -> Line:
         told = bool(acquired.passed or acquired.probe or plan.shut or plan.after or waited)
-        return Line(attempt_id, plan.route(acquired), acquired.probe, told, waited)
+        route = plan.route(acquired)
+        if waited:
+            route = replace(route, reason=f"{route.reason}; waited {waited / 1000:.1f} s")
+        return Line(attempt_id, route, acquired.probe, told, waited)
 
     def _note_full(self, acquired: Acquired) -> None:
         if any(one.why is Passed.FULL for one in acquired.passed):

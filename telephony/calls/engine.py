@@ -65,7 +65,7 @@ from telephony.pbx.port import (
 from telephony.store import PokeKind, Store, UnitOfWork
 from telephony.store.records import AttemptRecord, EventRecord, RequestRecord
 from telephony.trunks.breaker import BreakerRules
-from telephony.trunks.plan import Plan
+from telephony.trunks.plan import Plan, Route
 from telephony.trunks.routing import Router
 
 log = structlog.get_logger(__name__)
@@ -294,6 +294,10 @@ class CallEngine:
         attempt = self._new_attempt(ours, line, now)
         await self._add_attempt(work, ours, attempt, line)
         return Placed(ours, attempt, ours=True, probe=line.probe)
+
+    async def foresee(self, number: PhoneNumber, call_class: CallClass) -> Route:
+        """Where a call asked for now would go, and why; raises `DestinationNotAllowed` and `StoreError`."""
+        return await self._lines.foresee(number, call_class)
 
     def look_for_lines(self) -> None:
         """A trunk may take calls again: whoever waits for a line is served."""

@@ -14,10 +14,11 @@ from typing import Any, Final
 
 import structlog
 
-from telephony.errors import StoreError
+from telephony.errors import DestinationNotAllowed, StoreError
+from telephony.model.call import CallClass
 from telephony.model.hangup import Cause, HangupCause
 from telephony.model.ids import new_id
-from telephony.model.number import parse_number
+from telephony.model.number import PhoneNumber, parse_number
 from telephony.model.trunk import BreakerState, Passed
 from telephony.store import Store, UnitOfWork
 from telephony.store.records import Acquired, AttemptRecord, EventRecord, RequestRecord, SlotAsk
@@ -119,6 +120,21 @@ class Lines:
             states = {name: TrunkState.of(record, None) for name, record in records.items()}
         plan = self._router.plan(number, request.call_class, self._now(), states, but=but)
         return bool(plan.candidates)
+
+    async def foresee(self, number: PhoneNumber, call_class: CallClass) -> Route:
+        """Where a call asked for now would go, and why; nothing is taken.
+
+        Raises `DestinationNotAllowed` for a number that no trunk serves, and `StoreError`.
+        """
+        async with self._store.reading() as work:
+            records, use = await work.trunks.all(), await work.slots.in_use()
+        states = {name: TrunkState.of(record, use.get(name)) for name, record in records.items()}
+        plan = self._router.plan(number, call_class, self._now(), states)
+        try:
+            return self._router.preview(plan, states)
+        except DestinationNotAllowed as error:
+            route = self._router.choose(number, call_class)
+            return replace(route, reason=f"{error}: it would wait for a line")
 
     def unserved(self, request: RequestRecord, plan: Plan) -> str:
         """Say why a plan without candidates has none."""

@@ -18,10 +18,13 @@ import pytest
 
 from telephony.app import Controller
 from telephony.lab import CarrierCall, Lab
-from tests.acceptance.control import Api, Json
-from tests.acceptance.databases import sqlite
+from tests.acceptance.control import Api, Json, api_of
+from tests.acceptance.databases import postgres, sqlite
+from tests.acceptance.load import receiver
 from tests.acceptance.test_outcomes import no_channels
 from tests.acceptance.test_payments import Shop, pay, shop_and_controller
+from tests.acceptance.test_two_controllers import controller
+from tests.store_engines import PostgresServer
 
 pytestmark = pytest.mark.lab
 
@@ -139,3 +142,87 @@ async def test_two_trunks_are_filled_and_whoever_finds_them_full_goes_in_his_tur
         await no_channels(lab)
     sqlite(tmp_path).nothing_is_left()
     record_property("told", f"from a freed line to the next ring {max(freed):.3f} s at most")
+
+
+async def test_a_trunk_that_fails_is_left_alone_and_probed(lab: Lab, tmp_path: Path) -> None:
+    """Two 503s open its breaker; after the pause one call probes it, and it is used again."""
+    breaker = {"failures": 2, "pause": 2}
+    broken = True
+    async with phones_and_controller(lab, tmp_path, trunks=[A, B], breaker=breaker) as (phones, _, api, made):
+
+        async def network(call: CarrierCall) -> None:
+            await (call.reject(503) if broken and call.trunk == "a" else phones.script(call))
+
+        async def next_call(place: int) -> Json:
+            number = f"+861380006{place:04d}"
+            asked = await api.verify(number)
+            await phones.ring(place)
+            phones.let_go(number)
+            return await api.call_ended(asked)
+
+        lab.carrier.default = network
+        for place in (1, 2):
+            call = await next_call(place)
+            assert [one["trunk"] for one in call["attempts"]] == ["A", "B"]
+        opened = time.monotonic()
+        assert reason(await next_call(3)) == (
+            "trunk A out of order (503: 2 failures within 30 s), B chosen: prefix +86, cost 0.04"
+        )
+        broken = False
+        await asyncio.sleep(max(0.0, opened + 2.1 - time.monotonic()))
+        assert reason(await next_call(4)) == "A chosen: prefix +86, cost 0.02, to probe it"
+        assert reason(await next_call(5)) == "A chosen: prefix +86, cost 0.02"
+        async with made.store.transaction() as work:
+            await work.trunks.drain("A", 1)
+        assert reason(await next_call(6)) == "trunk A drained, B chosen: prefix +86, cost 0.04"
+    assert len(lab.carrier.calls) == 8
+    sqlite(tmp_path).nothing_is_left()
+
+
+async def test_a_hundred_for_thirty_lines_from_two_controllers(
+    lab: Lab,
+    tmp_path: Path,
+    postgres_server: PostgresServer,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Half of them asked of each controller at once: thirty stand, never thirty-one, and all are served."""
+    database = postgres(postgres_server)
+    trunks = [{"name": "main", "endpoint": "carrier", "channels": 30, "ring_timeout": 30}]
+    most = 0
+
+    async def rings_a_while(call: CarrierCall) -> None:
+        nonlocal most
+        most = max(most, lab.carrier.standing())
+        await call.ring()
+        await call.busy(after=1.5)
+
+    lab.carrier.default = rings_a_while
+    async with receiver() as told:
+        pair = [controller(lab, tmp_path, name, database, told, trunks=trunks) for name in ("one", "two")]
+        try:
+            for process in pair:
+                await process.start()
+            async with api_of(pair[0].url) as one, api_of(pair[1].url) as two:
+                turns = [one if place % 2 else two for place in range(100)]
+                began = time.monotonic()
+                asked = await asyncio.gather(
+                    *(
+                        api.verify(f"+861380007{place:04d}", code="1234567890", dial_within=120)
+                        for place, api in enumerate(turns)
+                    )
+                )
+                calls = await asyncio.gather(
+                    *(api.call_ended(view, 90) for api, view in zip(turns, asked, strict=True))
+                )
+                took = time.monotonic() - began
+            assert {call["status"] for call in calls} == {"busy"}
+            assert len(lab.carrier.calls) == 100
+            assert most == 30
+            owners = database.value("SELECT count(DISTINCT owner) FROM attempt")
+            assert owners == "2"
+            assert database.value("SELECT count(*) FROM slot WHERE holder IS NOT NULL") == "0"
+            assert not [line for one in pair for line in one.log_lines("trunks.mended")]
+        finally:
+            for process in pair:
+                await process.stop()
+    record_property("told", f"{most} at most, a hundred served in {took:.1f} s")

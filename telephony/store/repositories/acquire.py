@@ -61,9 +61,7 @@ _STATES: Final = (
 _PLAIN: Final = (
     select(_lines.label("lines"))
     .join(trunk_gate, _gate.trunk == trunk.c.name)
-    .where(
-        trunk.c.name == bindparam("of"), trunk.c.drained_at.is_(None), _gate.phase == BreakerPhase.CLOSED
-    )
+    .where(trunk.c.name == bindparam("of"), trunk.c.drained_at.is_(None), _gate.phase == BreakerPhase.CLOSED)
 )
 _GATE: Final = (
     select(_gate.phase, _gate.until, _gate.reason, _gate.tat)

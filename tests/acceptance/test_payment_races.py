@@ -132,7 +132,7 @@ def races_at(start: float, count: int) -> list[Race]:
         for number in range(each):
             around = AROUND * (2 * number / max(1, each - 1) - 1)
             # Not all at once: it is each one's own moment that is to be crowded.
-            moment = start + 0.15 * number + (5.0 if kind == 0 else LEAST_TTL + 1.0)
+            moment = start + 0.15 * number + (ASKED_FOR if kind == 0 else LEAST_TTL + 1.0)
             race = Race(f"+86138000{kind}{number:04d}", key=moment + around)
             if kind != 1:
                 race.cancel = moment + (0.03 * (-1) ** number if kind == 2 else 0.0)
@@ -170,7 +170,7 @@ async def judge(
 async def all_told(shop: Shop, races: Sequence[Race]) -> dict[str, Json]:
     """The event of each payment; fails for a second one."""
     told: dict[str, Json] = {}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         while len(told) < len(races):
             event = await shop.told.get()
             assert event["data"]["id"] not in told

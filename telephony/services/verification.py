@@ -31,7 +31,7 @@ from telephony.model.media import Media
 from telephony.model.number import PhoneNumber, parse_number
 from telephony.model.prompt import Digits, Part, Phrase, Prompt, Silence
 from telephony.pbx.port import CallSession
-from telephony.services.admission import Voice, begin_once, finish_once, locale_for, number_for
+from telephony.services.admission import Voice, admit_once, begin_once, finish_once, locale_for, number_for
 from telephony.services.codes import CodeBox, make_code
 from telephony.services.contract import (
     CheckOutcome,
@@ -261,8 +261,11 @@ class Verifications:
         self, client: Client, new: NewVerification, once: Once[VerificationView] | None
     ) -> VerificationView | StoredReply:
         """Make a code, write verification and call in one transaction, and begin to dial."""
-        number, locale, route = self._admit(client, new)
         now = self._clock()
+        admitted = await admit_once(self._store, client, once, now, lambda: self._admit(client, new))
+        if isinstance(admitted, StoredReply):
+            return admitted
+        number, locale, route = admitted
         code = new.code if new.code is not None else make_code(new.code_length or self._rules.code_length)
         ttl = new.ttl if new.ttl is not None else self._rules.ttl
         verification_id, request_id = new_id("vrf"), new_id("call")

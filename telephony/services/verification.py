@@ -297,6 +297,7 @@ class Verifications:
             stored = await begin_once(work, client, once, now)
             if stored is not None:
                 return stored
+            await work.attempts.alone_with(number.e164)
             await self._check_budgets(work, number.e164, now)
             await work.verifications.add(record)
             placed = await self._engine.place(work, request, route)
@@ -323,6 +324,7 @@ class Verifications:
             if last is not None and last.status not in FINAL_CALL_STATUSES:
                 raise Conflict("a call for this verification is under way")
             number = parse_number(record.to_number)
+            await work.attempts.alone_with(number.e164)
             await self._check_budgets(work, number.e164, now)
             request = self._request(client, record, new_id("call"), None, now)
             record = replace(record, sends=record.sends + 1, last_request_id=request.id, updated_at=now)
@@ -347,6 +349,7 @@ class Verifications:
             if now >= record.expires_at:
                 record = await _end(work, record, VerificationStatus.EXPIRED, now, self._notices)
                 return CheckOutcome(await self._seen(work, record), valid=False)
+            await work.attempts.alone_with(record.to_number)
             since = now - round(self._rules.failures_window * 1000)
             if await work.check_failures.count(record.to_number, since) >= self._rules.failures_per_number:
                 raise RateLimited(

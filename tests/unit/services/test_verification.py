@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from telephony.pbx.memory import Callee
 from telephony.services.contract import NewVerification, Once, StoredReply, VerificationView
 from telephony.services.housekeeping import Housekeeper
 from telephony.services.verification import CallBudget, VerificationRules
+from tests.store_engines import PostgresServer
 from tests.unit.services.conftest import CLIENT, NUMBER, House
 
 
@@ -302,6 +304,41 @@ class TestBudgets:
         assert caught.value.retry_after == 300
         house.clock.advance(301)
         await created(house)
+
+
+class TestAtOnce:
+    """What one transaction after the other keeps, many at once must keep too."""
+
+    @pytest.fixture(params=["sqlite", "postgres"])
+    def store_url(self, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+        if request.param == "sqlite":
+            return f"sqlite:///{tmp_path}/t.db"
+        server: PostgresServer = request.getfixturevalue("postgres")
+        return server.new_database(template=request.getfixturevalue("migrated"))
+
+    @pytest.fixture
+    def rules(self) -> VerificationRules:
+        return VerificationRules(failures_per_number=3)
+
+    async def test_of_many_requests_for_a_number_one_rings(self, house: House) -> None:
+        house.pbx.callees[NUMBER] = Callee(ring_after=0.01, answer_after=None)
+        made = await asyncio.gather(*(created(house) for _ in range(8)), return_exceptions=True)
+        views = [one for one in made if isinstance(one, VerificationView)]
+        assert len(views) == 1
+        assert sum(isinstance(one, RateLimited) for one in made) == 7
+        await house.verifications.cancel(CLIENT, views[0].id)
+        await house.ended(views[0].call_id)
+        assert len(house.pbx.orders) == 1
+
+    async def test_wrong_codes_for_many_verifications_of_a_number_are_counted(self, house: House) -> None:
+        house.pbx.callees[NUMBER] = Callee(refuses_with=HangupCause(Cause.BUSY))
+        views = []
+        for _ in range(8):
+            views.append(await created(house, code="314159"))
+            await house.ended(views[-1].call_id)
+        checks = (house.verifications.check(CLIENT, view.id, "000000") for view in views)
+        told = await asyncio.gather(*checks, return_exceptions=True)
+        assert sum(isinstance(one, RateLimited) for one in told) == 5
 
 
 async def test_records_and_values_never_show_the_code(house: House) -> None:

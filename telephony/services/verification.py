@@ -186,9 +186,14 @@ class VerificationFlow:
             return await work.verifications.get_for_client(request.client, request.flow_ref)
 
     async def _look_again(self, request: RequestRecord) -> Outcome | None:
-        """Look at the row before the next word; where it can't be read, the deadline we know decides."""
+        """Look at the rows before the next word; where they can't be read, the deadline we know decides."""
         try:
-            return self._not_to_be_spoken(await self._record(request))
+            async with self._store.reading() as work:
+                held = await work.requests.get(request.id)
+                record = await work.verifications.get_for_client(request.client, request.flow_ref or "")
+            if held is not None and held.cancel_requested_at is not None:
+                return Outcome(CallStatus.CANCELED, "canceled")
+            return self._not_to_be_spoken(record)
         except StoreError as error:
             log.warning("verification.unread", call=request.id, error=str(error))
         if request.expires_at is not None and self._clock() >= request.expires_at:

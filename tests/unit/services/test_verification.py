@@ -25,7 +25,8 @@ from telephony.errors import (
 from telephony.model.call import CallStatus, VerificationStatus
 from telephony.model.hangup import Cause, HangupCause
 from telephony.model.prompt import Digits, Phrase
-from telephony.pbx.memory import Callee
+from telephony.pbx.memory import Callee, MemorySession
+from telephony.pbx.port import Gathered
 from telephony.services.contract import NewVerification, Once, StoredReply, VerificationView
 from telephony.services.housekeeping import Housekeeper
 from telephony.services.verification import CallBudget, VerificationRules
@@ -424,6 +425,25 @@ async def test_a_code_approved_while_it_rang_is_not_spoken(house: House) -> None
     await house.verifications.check(CLIENT, view.id, code)
     await house.ended(call_id)
     assert house.pbx.sessions[0].played == []
+
+
+async def test_a_call_that_was_canceled_in_mid_call_speaks_no_code(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = MemorySession.gather
+
+    async def gather(self: MemorySession, *args: Any, **more: Any) -> Gathered:
+        (call,) = (await house.calls.list(CLIENT, status=None, cursor=None, limit=10)).items
+        await house.calls.cancel(CLIENT, call.id)
+        return await original(self, *args, **more)
+
+    monkeypatch.setattr(MemorySession, "gather", gather)
+    house.pbx.callees[NUMBER] = Callee(keys="1")
+    view = await created(house, require_keypress=True)
+    call = await house.ended(view.call_id)
+    assert [house.voice.codes(name) for name in house.pbx.sessions[0].played] == [[]]
+    assert (call.status, call.attempts[0].end_reason) == (CallStatus.COMPLETED, "canceled")
+    assert (await house.verifications.get(CLIENT, view.id)).status is VerificationStatus.PENDING
 
 
 @pytest.mark.parametrize("seconds", [0, 61], ids=["in time", "expired meanwhile"])

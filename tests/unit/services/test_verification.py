@@ -28,8 +28,9 @@ from telephony.model.prompt import Digits, Phrase
 from telephony.pbx.memory import Callee, MemorySession
 from telephony.pbx.port import Gathered
 from telephony.services.contract import NewVerification, Once, StoredReply, VerificationView
-from telephony.services.housekeeping import Housekeeper
+from telephony.services.housekeeping import LONGEST_SLEEP, Housekeeper
 from telephony.services.verification import CallBudget, VerificationRules
+from telephony.store.repositories.idempotency import PURGE_BATCH
 from tests.store_engines import PostgresServer
 from tests.unit.services.conftest import CLIENT, NUMBER, House
 
@@ -269,6 +270,15 @@ async def test_bad_input_names_the_field_and_keeps_nothing(
 async def test_a_national_number_is_read_in_the_default_region(house: House) -> None:
     view = await created(house, to="138 0000 0001")
     assert view.to == NUMBER
+
+
+async def test_keys_are_forgotten_as_fast_as_they_come(house: House) -> None:
+    async with house.store.transaction() as work:
+        for number in range(PURGE_BATCH + 1):
+            await work.idempotency.begin("shop", str(number), "f", house.clock(), 1)
+    house.clock.advance(1)
+    housekeeper = Housekeeper(house.store, NoMedia(), clock=house.clock)
+    assert [await housekeeper.tidy() for _ in range(2)] == [0.0, LONGEST_SLEEP]
 
 
 async def test_another_client_sees_nothing(house: House) -> None:

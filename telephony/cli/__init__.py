@@ -14,7 +14,9 @@ import typer
 
 from telephony import __version__
 from telephony.cli.calls import call, calls
+from telephony.cli.doctor import doctor
 from telephony.cli.exits import code_of, say
+from telephony.cli.init import init
 from telephony.cli.ivr import app as ivr_app
 from telephony.cli.keys import key_app
 from telephony.cli.lab import lab_app
@@ -31,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, verify, call, calls):
+for command in (init, doctor, serve, verify, call, calls):
     app.command()(command)
 app.add_typer(webhooks_app, name="webhooks")
 app.add_typer(key_app, name="key")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -12,4 +13,8 @@ Url = Annotated[str, typer.Option(envvar="TELEPHONY_URL", help="Where the contro
 Key = Annotated[
     str | None,
     typer.Option(envvar="TELEPHONY_KEY", show_envvar=True, help="API key; better kept in the environment."),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(help="The configuration; else TELEPHONY_CONFIG, ./telephony.toml, /etc/telephony."),
 ]

@@ -1,35 +1,25 @@
-"""`telephony serve`."""
+"""`telephony serve`, and how a configuration is read by a command."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from telephony import __version__
 from telephony.cli.exits import Exit, say
+from telephony.cli.options import Config
 from telephony.cli.output import count
 
+if TYPE_CHECKING:
+    from telephony.settings import Settings
 
-def serve(
-    config: Annotated[
-        Path | None,
-        typer.Option(help="The configuration; else TELEPHONY_CONFIG, ./telephony.toml, /etc/telephony."),
-    ] = None,
-) -> None:
+
+def serve(config: Config = None) -> None:
     """Run the controller until SIGTERM or Ctrl-C."""
-    from telephony.settings import ConfigErrors, find_config, load_settings
-
-    try:
-        settings = load_settings(config)
-    except ConfigErrors as errors:
-        place = find_config(config, os.environ) or "configuration"
-        say(f"telephony: {place}: {count(len(errors.errors), 'fault')}")
-        for error in errors.errors:
-            say(f"  {error}")
-        raise typer.Exit(Exit.USAGE) from None
+    settings = settings_or_exit(config)
     from telephony.app import run
     from telephony.logs import set_up_logs
 
@@ -37,3 +27,17 @@ def serve(
     # Every prompt is made before the first call: at the first start that takes seconds.
     say(f"telephony {__version__} is starting")
     run(settings)
+
+
+def settings_or_exit(config: Path | None) -> Settings:
+    """Read the configuration; ends the program with every fault that it has."""
+    from telephony.settings import ConfigErrors, find_config, load_settings
+
+    try:
+        return load_settings(config)
+    except ConfigErrors as errors:
+        place = find_config(config, os.environ) or "configuration"
+        say(f"telephony: {place}: {count(len(errors.errors), 'fault')}")
+        for error in errors.errors:
+            say(f"  {error}")
+        raise typer.Exit(Exit.USAGE) from None

@@ -21,6 +21,7 @@ from telephony.model.number import parse_number
 from telephony.services.admission import (
     TimeLimits,
     Voice,
+    admit_once,
     begin_once,
     caller_for,
     check_in_time,
@@ -91,7 +92,9 @@ class Calls:
     ) -> CallView | StoredReply:
         """Write the call in one transaction, and begin to dial."""
         now = self._clock()
-        admitted = self._admit(client, new, now)
+        admitted = await admit_once(self._store, client, once, now, lambda: self._admit(client, new, now))
+        if isinstance(admitted, StoredReply):
+            return admitted
         async with self._store.transaction() as work:
             stored = await begin_once(work, client, once, now)
             if stored is not None:

@@ -27,6 +27,7 @@ from telephony.model.number import PhoneNumber
 from telephony.services.admission import (
     TimeLimits,
     Voice,
+    admit_once,
     begin_once,
     check_in_time,
     check_json,
@@ -109,7 +110,9 @@ class Payments:
     ) -> PaymentView | StoredReply:
         """Write payment and call in one transaction, and begin to dial."""
         now = self._clock()
-        admitted = self._admit(client, new, now)
+        admitted = await admit_once(self._store, client, once, now, lambda: self._admit(client, new, now))
+        if isinstance(admitted, StoredReply):
+            return admitted
         record = PaymentRecord(
             id=new_id("pay"),
             client=client.name,

@@ -324,10 +324,9 @@ class Interpreter:
         changed = _written(node)
         for edge in edges_of(node, self._tree):
             following = self._tree.nodes.get(edge.target)
+            prompt: Prompt | None = getattr(following, "prompt", None)
             if isinstance(following, Asking):
                 prompt = self._first(following)
-            else:
-                prompt = getattr(following, "prompt", None)
             if prompt is None or isinstance(following, Language):
                 continue
             saying = sayings_of(prompt, self._tree).get(self._language)

@@ -132,8 +132,16 @@ class TrunkBoard:
 
     async def _turn(self, notes: Notes) -> None:
         """Carry out what was asked, then write what differs."""
-        told = await self._obey_heard(notes)
+        told, obeyed = await self._obey_heard(notes)
         told = await self._obey_asked(notes) or told
+        await self._write(notes, told)
+        for ask, text in obeyed.items():
+            # Only now: the dialplan must find an order there until it stands on the board.
+            if await notes.variable(ask.value) == text:
+                await notes.clear(ask.value)
+
+    async def _write(self, notes: Notes, told: str) -> None:
+        """Write what differs, and what came of the last order."""
         async with self._store.reading() as work:
             records, use = await work.trunks.all(), await work.slots.in_use()
         now = await self._store.now_ms()
@@ -154,21 +162,23 @@ class TrunkBoard:
         self._shown = shown
         self._shown_at = now if stale else self._shown_at
 
-    async def _obey_heard(self, notes: Notes) -> str:
-        """Orders that were told, and those that stand in the globals; returns what came of the last."""
+    async def _obey_heard(self, notes: Notes) -> tuple[str, dict[Ask, str]]:
+        """Orders that were told, and those that stand in the globals.
+
+        Returns what came of the last, and what the globals hold that is done.
+        """
         told = ""
-        heard: dict[Ask, str] = {}
+        done: dict[Ask, str] = {}
         while not self._orders.empty():
             ask, text = self._orders.get_nowait()
             told = await self._obey(ask, text)
-            heard[ask] = text
+            done[ask] = text
         for ask in Ask:
             text = await notes.variable(ask.value)
-            if text and text != heard.get(ask):
+            if text and text != done.get(ask):
                 told = await self._obey(ask, text)
-            if text:
-                await notes.clear(ask.value)
-        return told
+                done[ask] = text
+        return told, done
 
     async def _obey_asked(self, notes: Notes) -> str:
         """Orders that the dialplan took in our place."""

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Final
 
-from telephony.errors import PbxTimeout
+from telephony.errors import PbxRejected, PbxTimeout
 from telephony.net.ami import AmiClient
 from telephony.wire.ami import Message, variable_header
 
@@ -70,9 +70,16 @@ class AsteriskNotes:
             del self._ended[action_id]
 
     async def kept(self, family: str) -> Mapping[str, str]:
-        """AMI `Getvar` of `DB_KEYS`, then of `DB` for each."""
+        """AMI `Getvar` of `DB_KEYS`, then `DBGet` for each: a `Getvar` of `DB` tells such a user nothing."""
         keys = [key for key in (await self.variable(f"DB_KEYS({family})")).split(",") if key]
-        return {key: await self.variable(f"DB({family}/{key})") for key in keys}
+        return {key: await self._value(family, key) for key in keys}
+
+    async def _value(self, family: str, key: str) -> str:
+        try:
+            reply = await self._ami.action("DBGet", [("Family", family), ("Key", key)])
+        except PbxRejected:
+            return ""
+        return next((event.get("Val") for event in reply.events if event.get("Val")), "")
 
     async def forget(self, family: str, key: str) -> None:
         """AMI `Setvar` of `DB_DELETE`, which deletes when it is written to."""

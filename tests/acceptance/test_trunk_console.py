@@ -121,7 +121,9 @@ async def come_in(lab: Lab, seen: Onlooker, first: int, count: int) -> list[str]
         await lab.carrier.place("+861088880001", Phone(), caller=number(index))
         caller = number(index)
         await seen.until(
-            lambda caller=caller: bool(seen.of(caller, "Newexten", application="NoOp")), 5, f"{caller} did not come"
+            lambda caller=caller: bool(seen.of(caller, "Newexten", application="NoOp")),
+            5,
+            f"{caller} did not come",
         )
         said.append(seen.of(caller, "Newexten", application="NoOp")[0].data)
     return said
@@ -157,7 +159,9 @@ async def test_a_limit_holds_for_the_next_call(lab: Lab, tmp_path: Path) -> None
             assert trunks["other-b"]["state"] == "drained"
             await api.post("/v1/trunks/main/limit", {"channels": 9})
             await shown(lab, "main +: ./9 ", 2.0)
-            assert re.search(r"/telephony-limit/main +: 9", await printed(lab, "database show telephony-limit"))
+            assert re.search(
+                r"/telephony-limit/main +: 9", await printed(lab, "database show telephony-limit")
+            )
         globals_ = await printed(lab, "dialplan show globals")
         assert not re.search(r"TELEPHONY_(DRAIN|RESUME|SET_LIMIT)=.", globals_), globals_
         assert "telephony-asked" not in await printed(lab, "database show")

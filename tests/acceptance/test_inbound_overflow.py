@@ -138,12 +138,14 @@ async def test_each_step_of_the_plan(lab: Lab, tmp_path: Path) -> None:
     ):
         people = iter(range(100))
 
-        async def steps(plan: str, keep: Callable[[], object] = lambda: None) -> tuple[list[str], int | None]:
+        async def steps(plan: str) -> tuple[list[str], int | None]:
             if plan:
                 await printed(lab, f'database put telephony-overflow plan "{plan}"')
             caller = number(next(people))
             call = await lab.carrier.place(LINE, Phone(), caller=caller)
             await call.wait_ended(30)
+            # What the onlooker is told last of a caller.
+            await seen.until(lambda: bool(seen.of(caller, "Hangup")), 5, f"{caller} did not go")
             walked = [
                 step.extension.removeprefix("step.")
                 for step in seen.of(caller, "Newexten", context="telephony-overflow")

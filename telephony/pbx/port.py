@@ -160,10 +160,26 @@ class LiveChannel:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Digits that were pressed. `ended_by` is `max_digits`, `terminator` or `timeout`."""
+    """Digits that were pressed. `ended_by` is `max_digits`, `terminator` or `timeout`.
+
+    `heard` is how many seconds of the sound had been played when the first one came.
+    """
 
     digits: str
     ended_by: str
+    heard: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class NotBefore:
+    """Keys that do not count before so many `seconds` of a sound have been played.
+
+    One that comes earlier is let go, and the sound goes on: at `then`, where it has not come so far yet.
+    """
+
+    keys: str
+    seconds: float
+    then: float = 0.0
 
 
 class Leg(Protocol):
@@ -241,14 +257,16 @@ class CallSession(Protocol):
         inter_digit_timeout: float = 2.0,
         terminator: str = "#",
         margin: float | None = None,
+        not_before: NotBefore | None = None,
     ) -> Gathered:
         """Play (barge-in by any digit) and collect digits; times in seconds.
 
-        `timeout` counts from the end of the sound to the first digit. Keys typed ahead count. With `margin`
-        the sound and each wait get an `extend` of their own, for their length and so many seconds: a
-        controller that freezes leaves nobody waiting longer.
-        Asterisk: `STREAM FILE` with all digits, then `WAIT FOR DIGIT` for each further one.
-        FreeSWITCH: `play_and_get_digits`.
+        `not_before` names keys that count only once enough of the sound was heard. `timeout` counts from the
+        end of the sound to the first digit. Keys typed ahead count. With `margin` the sound and each wait
+        get an `extend` of their own, for their length and so many seconds: a controller that freezes leaves
+        nobody waiting longer.
+        Asterisk: `STREAM FILE` with all digits, from the sample on where it goes on, then `WAIT FOR DIGIT`
+        for each further one. FreeSWITCH: `play_and_get_digits`; `playback` of `FILE@@SAMPLE`.
         """
         ...
 

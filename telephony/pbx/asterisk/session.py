@@ -13,7 +13,7 @@ from typing import Final
 from telephony.errors import PbxRejected
 from telephony.model.media import Media
 from telephony.net.fastagi import AgiChannel
-from telephony.pbx.port import Gathered
+from telephony.pbx.port import Gathered, NotBefore
 from telephony.wire.agi import AgiReply
 
 COMMAND_SECONDS: Final = 5.0
@@ -23,6 +23,9 @@ GRACE_SECONDS: Final = 10.0
 """What a playing or waiting command gets on top of its own length: a loaded PBX starts late."""
 
 ALL_KEYS: Final = "0123456789*#"
+
+SAMPLES: Final = 8000
+"""Samples a second of what is played and recorded, in which AGI counts."""
 
 DONE_VARIABLE: Final = "TELEPHONY_DONE"
 """Set to 1 by the last command: without it the dialplan takes the local way out."""
@@ -100,10 +103,17 @@ class AgiSession:
 
     async def play(self, media: Media, *, barge_in: str = "") -> str | None:
         """AGI `STREAM FILE`; raises `PbxRejected` when Asterisk cannot open the file."""
+        key, _heard = await self._stream(media, barge_in)
+        return key
+
+    async def _stream(self, media: Media, keys: str, *, start: float = 0.0) -> tuple[str | None, float]:
+        """Play from `start` seconds on; returns the key that stopped it, and how far it had come."""
+        where = (str(round(start * SAMPLES)),) if start else ()
         reply = await self._command(
-            "STREAM", "FILE", media.name, barge_in, seconds=media.seconds + GRACE_SECONDS
+            "STREAM", "FILE", media.name, keys, *where, seconds=media.seconds + GRACE_SECONDS
         )
-        return _key(reply)
+        key = _key(reply)
+        return key, media.seconds if key is None else (reply.endpos or 0) / SAMPLES
 
     async def gather(
         self,
@@ -114,14 +124,18 @@ class AgiSession:
         inter_digit_timeout: float = 2.0,
         terminator: str = "#",
         margin: float | None = None,
+        not_before: NotBefore | None = None,
     ) -> Gathered:
         """AGI `STREAM FILE` stopped by any key, then `WAIT FOR DIGIT` for each further one."""
         digits = ""
         key = None
+        heard = 0.0
         if media is not None:
             if margin is not None:
                 await self.extend(media.seconds + margin)
-            key = await self.play(media, barge_in=ALL_KEYS)
+            key, heard = await self._stream(media, ALL_KEYS)
+            while not_before and key and key in not_before.keys and heard < not_before.seconds:
+                key, heard = await self._stream(media, ALL_KEYS, start=max(heard, not_before.then))
         while True:
             if key is None:
                 wait = inter_digit_timeout if digits else timeout
@@ -129,12 +143,12 @@ class AgiSession:
                     await self.extend(wait + margin)
                 key = await self._wait_for_digit(wait)
             if key is None:
-                return Gathered(digits, "timeout")
+                return Gathered(digits, "timeout", heard)
             if key in terminator:
-                return Gathered(digits, "terminator")
+                return Gathered(digits, "terminator", heard)
             digits += key
             if len(digits) >= max_digits:
-                return Gathered(digits, "max_digits")
+                return Gathered(digits, "max_digits", heard)
             key = None
 
     async def _wait_for_digit(self, seconds: float) -> str | None:
@@ -146,7 +160,7 @@ class AgiSession:
     async def record(
         self, name: str, *, max_seconds: float, silence_seconds: float = 3.0, terminators: str = "#"
     ) -> float:
-        """AGI `RECORD FILE` as WAV; the length is what the PBX says it wrote (8,000 samples/s)."""
+        """AGI `RECORD FILE` as WAV; the length is what the PBX says it wrote."""
         reply = await self._command(
             "RECORD",
             "FILE",
@@ -157,7 +171,7 @@ class AgiSession:
             f"s={round(silence_seconds)}",
             seconds=max_seconds + GRACE_SECONDS,
         )
-        return (reply.endpos or 0) / 8000
+        return (reply.endpos or 0) / SAMPLES
 
     async def hear_out(self, timeout: float) -> bool:
         """Run `WaitForSilence`, which counts the frames that come: dead air is silence to it too."""

@@ -54,7 +54,7 @@ def _condition(trunk: Trunk, record: TrunkRecord, use: TrunkUse, now: int) -> tu
             return TrunkCondition.BROKEN, f"out of order until {_clock(until)} ({breaker.reason})"
         return TrunkCondition.PROBING, f"one call at a time tries it ({breaker.reason})"
     if record.limit is not None and use.in_use >= record.limit:
-        return TrunkCondition.FULL, f"full {use.in_use}/{record.limit}"
+        return TrunkCondition.FULL, f"{use.in_use} of {record.limit} lines in use"
     return TrunkCondition.OPEN, ""
 
 

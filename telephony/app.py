@@ -44,6 +44,7 @@ from telephony.services.notices import Notices
 from telephony.services.payment import PaymentRules, Payments
 from telephony.services.payment_book import AppQuestion, PaymentBook, PaymentExpiry
 from telephony.services.payment_flow import Agent, PaymentFlow
+from telephony.services.trunk_notices import TrunkNotices
 from telephony.services.trunks import TrunkDesk
 from telephony.services.verification import CallBudget, VerificationFlow, VerificationRules, Verifications
 from telephony.services.webhooks import WebhookDeliveries
@@ -55,6 +56,7 @@ from telephony.store import Store
 from telephony.trunks.board import TrunkBoard
 from telephony.trunks.inbound import InboundLines
 from telephony.trunks.routing import Router
+from telephony.trunks.watch import TrunkWatch
 
 log = structlog.get_logger(__name__)
 
@@ -153,6 +155,16 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
         book = PaymentBook(store, notices)
         app = AppQuestion(egress, guard, endpoints)
         flows = FlowRegistry([AnnouncementFlow(store, studio)], notices, ivr.flows if ivr else None)
+        watch = TrunkWatch(
+            store,
+            pbx,
+            router,
+            TrunkNotices(notices),
+            owner=settings.server.node,
+            lease=settings.store.lease_seconds,
+            rules=settings.breaker_rules(),
+            saturation_rules=settings.saturation_rules(),
+        )
         engine = CallEngine(
             store,
             pbx,
@@ -164,6 +176,7 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
             owner=settings.server.node,
             discard=studio.discard,
             config=_engine(settings),
+            full=watch.found_full,
         )
         verifications = Verifications(store, engine, router, studio, codes, _rules(settings), notices=notices)
         housekeeper = Housekeeper(store, studio, PaymentExpiry(book, engine), notices=notices)
@@ -196,13 +209,15 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
         stack.push_async_callback(pbx.stop)
         await engine.start()
         stack.push_async_callback(engine.stop)
-        inbound.start()
+        watch.start(engine.look_for_lines)
+        stack.push_async_callback(watch.stop)
+        inbound.start(engine.look_for_lines)
         await board.start(pbx, pbx.notes)
         stack.push_async_callback(board.stop)
         housekeeper.start()
         stack.push_async_callback(housekeeper.stop)
         registry = CollectorRegistry()
-        _watch(registry, pbx, engine)
+        _watch(registry, pbx, engine, watch)
         http = create_app(
             verifications=verifications,
             payments=payments,
@@ -355,6 +370,7 @@ def _engine(settings: Settings) -> EngineConfig:
         otp_share=settings.calls.otp_share,
         windows=settings.windows(),
         retry=settings.retry_rules(),
+        breaker=settings.breaker_rules(),
     )
 
 
@@ -381,7 +397,7 @@ def _agent(settings: Settings) -> Agent | None:
     return Agent(payments.transfer_extension, payments.transfer_context)
 
 
-def _watch(registry: CollectorRegistry, pbx: AsteriskPbx, engine: CallEngine) -> None:
+def _watch(registry: CollectorRegistry, pbx: AsteriskPbx, engine: CallEngine, watch: TrunkWatch) -> None:
     """Let the metrics read what the rooms know of themselves."""
     linked = Gauge("telephony_pbx_connected", "1 while linked to the PBX", registry=registry)
     linked.set_function(lambda: float(pbx.ready))
@@ -389,6 +405,8 @@ def _watch(registry: CollectorRegistry, pbx: AsteriskPbx, engine: CallEngine) ->
     live.set_function(lambda: float(engine.live_calls))
     strays = Gauge("telephony_sessions_refused", "FastAGI sessions that fitted no call", registry=registry)
     strays.set_function(lambda: float(pbx.stray_sessions))
+    mended = Gauge("telephony_slots_mended", "Slots that the census found wrong", registry=registry)
+    mended.set_function(lambda: float(watch.mended))
 
 
 async def _serve_http(stack: AsyncExitStack, http: web.Application, settings: Settings) -> int:

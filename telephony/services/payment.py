@@ -42,7 +42,7 @@ from telephony.services.payment_flow import FLOW_NAME, reference_of
 from telephony.speech.wording import amount_words
 from telephony.store import Store, UnitOfWork
 from telephony.store.records import PaymentRecord, RequestRecord
-from telephony.trunks.routing import Route, Router
+from telephony.trunks.routing import Router
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +69,6 @@ class _Admitted:
 
     number: PhoneNumber
     locale: str
-    route: Route
     waits_until: int | None
     expires_at: int
     rounds: int
@@ -135,7 +134,7 @@ class Payments:
             if stored is not None:
                 return stored
             await work.payments.add(record)
-            placed = await self._engine.place(work, request, admitted.route)
+            placed = await self._engine.place(work, request)
             view = _view(record, placed.request.status)
             await finish_once(work, client, once, view, record.id)
         self._engine.go(placed)
@@ -182,7 +181,7 @@ class Payments:
     async def dry_run(self, client: Client, new: NewPayment) -> Verdict:
         """Make every check and choose the route; dial nothing and keep nothing."""
         admitted = self._admit(client, new, self._clock())
-        route = admitted.route
+        route = await self._engine.foresee(admitted.number, CallClass.TRANSACTION)
         return Verdict(
             admitted.number.e164, admitted.locale, route.trunk.name, route.reason, admitted.waits_until
         )
@@ -242,8 +241,8 @@ class Payments:
             if self._app is None:
                 raise InputError("decide_url", "is not set up in this controller", "Leave it out")
             self._app.admit(client, new.decide_url)
-        route = self._router.choose(number, CallClass.TRANSACTION)
-        return _Admitted(number, locale, route, waits_until, expires_at, policy.rounds, variables)
+        self._router.choose(number, CallClass.TRANSACTION)
+        return _Admitted(number, locale, waits_until, expires_at, policy.rounds, variables)
 
     def _request(
         self, client: Client, new: NewPayment, record: PaymentRecord, admitted: _Admitted

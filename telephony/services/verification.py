@@ -50,7 +50,7 @@ from telephony.store.records import (
     RequestRecord,
     VerificationRecord,
 )
-from telephony.trunks.routing import Route, Router
+from telephony.trunks.routing import Router
 
 log = structlog.get_logger(__name__)
 
@@ -261,7 +261,7 @@ class Verifications:
         self, client: Client, new: NewVerification, once: Once[VerificationView] | None
     ) -> VerificationView | StoredReply:
         """Make a code, write verification and call in one transaction, and begin to dial."""
-        number, locale, route = self._admit(client, new)
+        number, locale = self._admit(client, new)
         now = self._clock()
         code = new.code if new.code is not None else make_code(new.code_length or self._rules.code_length)
         ttl = new.ttl if new.ttl is not None else self._rules.ttl
@@ -296,7 +296,7 @@ class Verifications:
                 return stored
             await self._check_budgets(work, number.e164, now)
             await work.verifications.add(record)
-            placed = await self._engine.place(work, request, route)
+            placed = await self._engine.place(work, request)
             view = _view(record, placed.request.status)
             await finish_once(work, client, once, view, view.id)
         self._engine.go(placed)
@@ -321,14 +321,13 @@ class Verifications:
                 raise Conflict("a call for this verification is under way")
             number = parse_number(record.to_number)
             await self._check_budgets(work, number.e164, now)
+            self._router.choose(number, CallClass.OTP)
             request = self._request(client, record, new_id("call"), None, now)
             record = replace(record, sends=record.sends + 1, last_request_id=request.id, updated_at=now)
             await work.verifications.update(
                 record.id, sends=record.sends, last_request_id=request.id, updated_at=now
             )
-            placed: Placed = await self._engine.place(
-                work, request, self._router.choose(number, CallClass.OTP)
-            )
+            placed: Placed = await self._engine.place(work, request)
             view = _view(record, placed.request.status)
             await finish_once(work, client, once, view, view.id)
         self._engine.go(placed)
@@ -397,10 +396,11 @@ class Verifications:
 
     async def dry_run(self, client: Client, new: NewVerification) -> Verdict:
         """Make every check and choose the route; dial nothing and keep nothing."""
-        number, locale, route = self._admit(client, new)
+        number, locale = self._admit(client, new)
         now = self._clock()
         async with self._store.reading() as work:
             await self._check_budgets(work, number.e164, now)
+        route = await self._engine.foresee(number, CallClass.OTP)
         waits_until = self._engine.waits_until(CallClass.OTP, number, now)
         return Verdict(number.e164, locale, route.trunk.name, route.reason, waits_until)
 
@@ -417,12 +417,13 @@ class Verifications:
             return
         await wait_for_change(change, timeout)
 
-    def _admit(self, client: Client, new: NewVerification) -> tuple[PhoneNumber, str, Route]:
+    def _admit(self, client: Client, new: NewVerification) -> tuple[PhoneNumber, str]:
         """Check everything that needs no store: number, region, locale, code, limits, route."""
         number = number_for(client, new.to)
         locale = locale_for(client, self._voice, new.locale)
         _check_new(new, self._rules)
-        return number, locale, self._router.choose(number, CallClass.OTP)
+        self._router.choose(number, CallClass.OTP)
+        return number, locale
 
     async def _check_budgets(self, work: UnitOfWork, number: str, now: int) -> None:
         for budget in self._rules.calls_per_number:

@@ -30,8 +30,7 @@ BATCH: Final = 200
 class InboundLines:
     """The `Callers` of one controller's PBX. `lease` is in seconds; the census prolongs what stands.
 
-    `freed` is called when a line may be free again. Of several trunks on one endpoint the first one has the
-    call, as in the census.
+    Of several trunks on one endpoint the first one has the call, as in the census.
     """
 
     def __init__(
@@ -41,19 +40,19 @@ class InboundLines:
         *,
         owner: str,
         lease: float,
-        freed: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._trunks = {trunk.endpoint: trunk.name for trunk in reversed(trunks)}
         self._owner = owner
         self._lease_ms = round(lease * 1000)
-        self._freed = freed
+        self._freed: Callable[[], None] = lambda: None
         self._standing: dict[str, str] = {}
         self._news: asyncio.Queue[tuple[str, str | None]] = asyncio.Queue(MOST)
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin to write."""
+    def start(self, freed: Callable[[], None]) -> None:
+        """Begin to write; `freed` is called when a line may be free again."""
+        self._freed = freed
         self._task = asyncio.create_task(self._run(), name="inbound-lines")
 
     async def stop(self) -> None:

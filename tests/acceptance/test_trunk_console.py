@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from telephony.lab import Lab
+from telephony.lab import Lab, answer_and_listen
 from tests.acceptance.callers import Onlooker, Phone, number, own_dialplan
 from tests.acceptance.control import Api, ControllerProcess, Json, api_of, settings_of
 
@@ -112,6 +112,34 @@ async def test_orders_at_the_asterisk_cli(lab: Lab, tmp_path: Path) -> None:
             "resume main",
             "limit main=configured",
         ]
+
+
+async def test_a_limit_holds_for_the_next_call_out(lab: Lab, tmp_path: Path) -> None:
+    await wiped(lab)
+    to = "+8613800001234"
+    lab.carrier.subscribe(to, answer_and_listen(listen=0.5))
+    async with running(lab, tmp_path) as (_, api):
+        await shown(lab, "other-b")
+        await printed(lab, "telephony limit main=0,other-b=0")
+        made = await api.verify(to)
+        call = f"/v1/calls/{made['call_id']}"
+        await asyncio.sleep(2.5)
+        assert ((await api.get(call))["status"], lab.carrier.calls) == ("queued", [])
+        trunks = (await api.get("/v1/trunks"))["items"]
+        assert [(one["state"], one["why"]) for one in trunks] == [("full", "0 of 0 lines in use")] * 2
+        # It waits for a line, and has one as soon as it is given.
+        await printed(lab, "telephony limit other-b=1")
+        ended = await api.until(call, lambda view: view["ended_at"], 20)
+        assert [attempt["trunk"] for attempt in ended["attempts"]] == ["other-b"], ended
+        # Drained in the middle of a call: that one goes on, no other comes.
+        lab.carrier.subscribe(to, answer_and_listen())
+        made = await api.verify(to)
+        await api.until(f"/v1/calls/{made['call_id']}", lambda view: view["status"] == "answered", 20)
+        await printed(lab, "telephony drain other-b")
+        await shown(lab, "other-b +: 1/1 in use .* draining: takes no new call since")
+        assert (await api.get("/v1/trunks/other-b"))["in_use"] == 1
+        await api.until(f"/v1/calls/{made['call_id']}", lambda view: view["ended_at"], 40)
+        await shown(lab, "other-b +: 0/1 in use .* drained: takes no call since")
 
 
 async def come_in(lab: Lab, seen: Onlooker, first: int, count: int) -> list[str]:

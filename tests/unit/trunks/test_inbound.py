@@ -37,7 +37,8 @@ async def until(store: Store, wanted: dict[str, tuple[int, int, int]]) -> None:
 
 async def test_they_come_and_go(store: Store) -> None:
     lines = await lines_of(store)
-    lines.start()
+    freed = asyncio.Event()
+    lines.start(freed.set)
     for number in range(3):
         lines.arrived(f"in-{number}", f"PJSIP/carrier-0000000{number}")
         lines.arrived(f"in-{number}", f"PJSIP/carrier-0000000{number}")
@@ -53,6 +54,7 @@ async def test_they_come_and_go(store: Store) -> None:
     lines.gone("somebody else")
     lines.gone("in-0")
     await until(store, {"main": (2, 2, 0), "b": (1, 1, 1)})
+    await asyncio.wait_for(freed.wait(), 1)
     for holder in ("in-1", "in-2", "in-b", "in-b"):
         lines.gone(holder)
     await until(store, {"main": (0, 0, 0)})
@@ -64,7 +66,7 @@ async def test_whoever_goes_at_once_leaves_nothing(store: Store) -> None:
     for number in range(300):
         lines.arrived(f"in-{number}", "PJSIP/carrier-00000001")
         lines.gone(f"in-{number}")
-    lines.start()
+    lines.start(lambda: None)
     await until(store, {"main": (0, 0, 0)})
     await asyncio.sleep(0.1)
     await lines.stop()
@@ -73,14 +75,14 @@ async def test_whoever_goes_at_once_leaves_nothing(store: Store) -> None:
 
 async def test_what_is_known_at_the_stop_is_written(store: Store) -> None:
     lines = await lines_of(store)
-    lines.start()
+    lines.start(lambda: None)
     await asyncio.sleep(0)
     lines.arrived("in-1", "PJSIP/carrier-00000001")
     await lines.stop()
     assert await use(store) == {"main": (1, 1, 0)}
 
 
-async def test_a_store_that_is_full_does_not_end_it(store: Store, monkeypatch: object) -> None:
+async def test_a_store_that_is_full_does_not_end_it(store: Store) -> None:
     lines = await lines_of(store)
     now_ms, told = store.now_ms, []
 
@@ -91,7 +93,7 @@ async def test_a_store_that_is_full_does_not_end_it(store: Store, monkeypatch: o
         return await now_ms()
 
     store.now_ms = failing  # type: ignore[method-assign]
-    lines.start()
+    lines.start(lambda: None)
     lines.arrived("lost", "PJSIP/carrier-00000001")
     while not told:
         await asyncio.sleep(0.01)

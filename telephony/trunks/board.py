@@ -194,22 +194,31 @@ class TrunkBoard:
 
     async def _obey(self, ask: Ask, text: str) -> str:
         """Carry out one line of orders; returns what to answer at the console."""
-        told = ""
+        orders, refused = self._read(ask, text)
+        told: list[str] = []
+        now = await self._store.now_ms()
+        # All of them at once: the next call finds every one in force.
+        async with self._store.transaction() as work:
+            for order in orders:
+                changed = await carry_out(work, order, now, CONSOLE)
+                told.append(str(order) if changed else f"{order} (as before)")
+        if refused:
+            log.warning("trunks.order_refused", order=text[:80], error=refused)
+            told.append(f"refused: {refused}")
+        return "; ".join(told)
+
+    def _read(self, ask: Ask, text: str) -> tuple[list[Order], str]:
+        """The orders up to the first that is none, and what is wrong with that."""
+        orders: list[Order] = []
+        known = {trunk.name for trunk in self._trunks}
         try:
             for order in read_orders(ask, text):
-                told += f"{await self._obey_one(order)}; "
+                if order.trunk not in known:
+                    return orders, f"{order}: there is no trunk {order.trunk}"
+                orders += [order]
         except ValueError as error:
-            told += f"refused: {error}"
-            log.warning("trunks.order_refused", order=text[:80], error=str(error))
-        return told.removesuffix("; ")
-
-    async def _obey_one(self, order: Order) -> str:
-        if all(order.trunk != trunk.name for trunk in self._trunks):
-            raise ValueError(f"{order}: there is no trunk {order.trunk}")
-        now = await self._store.now_ms()
-        async with self._store.transaction() as work:
-            changed = await carry_out(work, order, now, CONSOLE)
-        return str(order) if changed else f"{order} (as before)"
+            return orders, str(error)
+        return orders, ""
 
 
 def _fixed(trunks: Sequence[Trunk], plan: str, crowded_at: float) -> dict[tuple[str, str], str]:

@@ -23,6 +23,7 @@ log = structlog.get_logger(__name__)
 MOST: Final = 10_000
 """News that waits to be written, and calls that are known to stand."""
 
+STOP_SECONDS: Final = 5.0
 BATCH: Final = 200
 """How many are written in one transaction."""
 
@@ -49,6 +50,7 @@ class InboundLines:
         self._standing: dict[str, str] = {}
         self._news: asyncio.Queue[tuple[str, str | None]] = asyncio.Queue(MOST)
         self._task: asyncio.Task[None] | None = None
+        self._stopping = False
 
     def start(self, freed: Callable[[], None]) -> None:
         """Begin to write; `freed` is called when a line may be free again."""
@@ -59,9 +61,14 @@ class InboundLines:
         """Write what is known, and end."""
         if self._task is None:
             return
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        await self._write_all()
+        self._stopping = True
+        if self._news.empty():
+            self._tell("", None)
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._task
+        except TimeoutError:
+            log.warning("inbound.not_written", left=self._news.qsize())
 
     def arrived(self, channel_id: str, channel_name: str) -> None:
         """A call has come in; one that we placed, or that is on no trunk, is none of ours."""
@@ -86,13 +93,8 @@ class InboundLines:
             log.warning("inbound.not_counted", channel=channel_id)
 
     async def _run(self) -> None:
-        while True:
-            first = await self._news.get()
-            await self._write(first)
-
-    async def _write_all(self) -> None:
-        while not self._news.empty():
-            await self._write(self._news.get_nowait())
+        while not (self._stopping and self._news.empty()):
+            await self._write(await self._news.get())
 
     async def _write(self, first: tuple[str, str | None]) -> None:
         """Write it and what waits behind it: arrivals first, for nobody goes before they came."""

@@ -121,6 +121,8 @@ async def test_a_limit_holds_for_the_next_call_out(lab: Lab, tmp_path: Path) -> 
     async with running(lab, tmp_path) as (_, api):
         await shown(lab, "other-b")
         await printed(lab, "telephony limit main=0,other-b=0")
+        # The console prints before anybody has heard of it: a few milliseconds.
+        await shown(lab, "main +: 0/0 in use")
         made = await api.verify(to)
         call = f"/v1/calls/{made['call_id']}"
         await asyncio.sleep(2.5)

@@ -77,6 +77,9 @@ that only can't be written now waits for as long as that takes."""
 STORE_PAUSE: Final = 1.0
 """Seconds between looks at a store that failed us."""
 
+LONGEST_STORE_PAUSE: Final = 2.0
+"""Seconds between tries to write an outcome at most: so long its line is taken by nobody."""
+
 CLAIM_BATCH: Final = 50
 
 RESUMED_AT_ONCE: Final = 8
@@ -1022,7 +1025,7 @@ class CallEngine:
                 if asyncio.get_running_loop().time() + pause > deadline:
                     raise
             await asyncio.sleep(pause)
-            pause = min(pause * 2, 5.0)
+            pause = min(pause * 2, LONGEST_STORE_PAUSE)
 
     def _event(
         self, request: RequestRecord, kind: str, attempt: AttemptRecord | None = None, **detail: Any

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from telephony.errors import Overloaded, PbxError, StoreError, WireError
+from telephony.errors import PbxError, StoreError, WireError
 from telephony.model.ids import new_id
 from telephony.model.trunk import BreakerPhase, BreakerState, SlotKind
 from telephony.pbx.port import Pbx
@@ -120,7 +120,7 @@ class TrunkWatch:
                     self._count_at = loop.time() + COUNT_SECONDS
                     await self.count()
                 pause = min(await self.look(), max(0.0, self._count_at - loop.time()))
-            except (StoreError, Overloaded, PbxError, WireError) as error:
+            except (StoreError, PbxError, WireError) as error:
                 log.warning("trunks.not_watched", error=str(error))
             except Exception:
                 # A fault of ours in one round must not end the watch.
@@ -145,10 +145,10 @@ class TrunkWatch:
         Channels are counted where a trunk has a limit, or while a call holds a slot that is nobody's attempt.
         """
         async with self._store.reading() as work:
-            records, held = await work.trunks.all(), await work.slots.held()
+            records, use = await work.trunks.all(), await work.slots.in_use()
         freed = added = 0
         if self._pbx.ready and (
-            self._limited(records) or any(one.kind is not SlotKind.ATTEMPT for one in held)
+            self._limited(records) or any(one.inbound or one.foreign for one in use.values())
         ):
             missing, freed = await self._compare()
             if missing:

@@ -49,7 +49,13 @@ _GIVE_BACK: Final = (
 _GO: Final = delete(slot).where(_c.holder == bindparam("by"), _c.number.is_(None)).returning(_c.trunk)
 _HELD_BY: Final = _rows.select.where(_c.holder == bindparam("by")).with_for_update()
 _HELD: Final = _rows.select.where(_c.holder.is_not(None)).order_by(_c.trunk, _c.acquired_at, _c.id)
-_BESIDE: Final = select(_c.trunk).where(_c.number.is_(None)).distinct()
+_other: Final = slot.alias("other")
+_FREE_BESIDE: Final = (
+    exists()
+    .where(_other.c.trunk == _c.trunk, _other.c.number.is_not(None), _other.c.holder.is_(None))
+    .correlate(slot)
+)
+_BESIDE: Final = select(_c.trunk).where(_c.number.is_(None), _FREE_BESIDE).distinct()
 _EXPIRED: Final = (
     _rows.select.where(_c.lease_until.is_not(None), _c.lease_until <= bindparam("now"))
     .order_by(_c.lease_until)

@@ -179,6 +179,34 @@ async def test_a_trunk_that_fails_is_left_alone_and_probed(lab: Lab, tmp_path: P
     sqlite(tmp_path).nothing_is_left()
 
 
+async def test_a_call_that_is_not_ours_takes_a_line_too(lab: Lab, tmp_path: Path) -> None:
+    """Somebody else dials out over the trunk: its one line is taken, and free again when he has hung up."""
+    stranger, number = "+8613800070001", "+8613800070002"
+    single = {**A, "channels": 1}
+    async with phones_and_controller(lab, tmp_path, trunks=[single, B]) as (phones, _, api, made):
+
+        async def taken(lines: int) -> None:
+            async with asyncio.timeout(7):
+                while True:
+                    async with made.store.reading() as work:
+                        if (await work.slots.in_use())["A"].foreign == lines:
+                            return
+                    await asyncio.sleep(0.05)
+
+        await lab.pbx.console(f"channel originate PJSIP/{stranger}@carrier application Wait 30")
+        await phones.ring(1)
+        await taken(1)
+        asked = await api.verify(number)
+        await phones.ring(2)
+        phones.let_go(number)
+        assert reason(await api.call_ended(asked)) == ("trunk A full 1/1, B chosen: prefix +86, cost 0.04")
+        phones.let_go(stranger)
+        await taken(0)
+    database = sqlite(tmp_path)
+    database.nothing_is_left()
+    assert database.value("SELECT count(*) FROM event WHERE kind = 'trunk.mended'") == "2"
+
+
 async def test_a_hundred_for_thirty_lines_from_two_controllers(
     lab: Lab,
     tmp_path: Path,

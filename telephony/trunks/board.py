@@ -199,7 +199,8 @@ class TrunkBoard:
         now = await self._store.now_ms()
         # All of them at once: the next call finds every one in force.
         async with self._store.transaction() as work:
-            for order in orders:
+            # In one order of trunks: two controllers that lock them otherwise could wait for each other.
+            for order in sorted(orders, key=lambda one: one.trunk):
                 changed = await carry_out(work, order, now, CONSOLE)
                 told.append(str(order) if changed else f"{order} (as before)")
         if refused:

@@ -134,7 +134,7 @@ async def test_a_limit_holds_for_the_next_call_out(lab: Lab, tmp_path: Path) -> 
         ended = await api.until(call, lambda view: view["ended_at"], 20)
         assert [attempt["trunk"] for attempt in ended["attempts"]] == ["other-b"], ended
         # Drained in the middle of a call: that one goes on, no other comes.
-        lab.carrier.subscribe(to, answer_and_listen())
+        lab.carrier.subscribe(to, answer_and_listen(listen=4.0))
         made = await api.verify(to)
         await api.until(f"/v1/calls/{made['call_id']}", lambda view: view["status"] == "answered", 20)
         await printed(lab, "telephony drain other-b")

@@ -38,7 +38,7 @@ def test_the_plan_as_the_dialplan_reads_it() -> None:
         ("extension:agents:a,b", "write extension"),
         ("extension:${X}:a", "write extension"),
         ("number:+8613800009999", "write number:NUMBER:TRUNK"),
-        ("number:+86999:b", ""),
+        ("number:+86999:b", "; "),
         ("number:110:main:0", "write number"),
         ("tree:Call", "write tree:NAME"),
         ("say:a&b", "write say"),

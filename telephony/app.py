@@ -45,6 +45,7 @@ from telephony.services.payment import PaymentRules, Payments
 from telephony.services.payment_book import AppQuestion, PaymentBook, PaymentExpiry
 from telephony.services.payment_flow import Agent, PaymentFlow
 from telephony.services.trunk_notices import TrunkNotices
+from telephony.services.trunks import TrunkDesk
 from telephony.services.verification import CallBudget, VerificationFlow, VerificationRules, Verifications
 from telephony.services.webhooks import WebhookDeliveries
 from telephony.settings import Settings
@@ -52,12 +53,14 @@ from telephony.speech.engine import EspeakNg
 from telephony.speech.packs import Packs
 from telephony.speech.studio import Studio
 from telephony.store import Store
+from telephony.trunks.board import TrunkBoard
+from telephony.trunks.inbound import InboundLines
 from telephony.trunks.routing import Router
 from telephony.trunks.watch import TrunkWatch
 
 log = structlog.get_logger(__name__)
 
-AMI_EVENTS: Final = ("DialState", "Hangup", "Newstate", "OriginateResponse")
+AMI_EVENTS: Final = ("DialState", "Hangup", "Newstate", "OriginateResponse", "VarSet")
 BRANDED: Final = (
     "verification.greeting",
     "verification.press_key",
@@ -125,12 +128,23 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
         store = await Store.open(settings.store.url, owner=settings.server.node)
         stack.push_async_callback(store.close)
         ivr = await _ivr(stack, settings, studio)
+        router = Router(settings.trunk_list(), settings.route_rules(), settings.overflow.trunks)
+        board = TrunkBoard(
+            store,
+            router.trunks,
+            plan=settings.overflow_plan(),
+            crowded_at=settings.overflow.crowded_at,
+        )
+        inbound = InboundLines(
+            store, router.trunks, owner=settings.server.node, lease=settings.store.lease_seconds
+        )
         pbx = AsteriskPbx(
             _asterisk(settings, derive_key(master_key, "session-nonce")),
             on_inbound=ivr.inbound if ivr else None,
+            callers=inbound,
+            on_global=board.heard,
         )
         codes = CodeBox(master_key)
-        router = Router(settings.trunk_list(), settings.route_rules(), settings.overflow.trunks)
         endpoints = settings.webhook_endpoints()
         guard = Guard(settings.webhooks.allow_private)
         caller = HttpCaller(guard)
@@ -187,14 +201,19 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
         )
         urls = {name: endpoint.url for name, endpoint in endpoints.items()}
         deliveries = WebhookDeliveries(store, urls, deliverer.wake)
+        trunks = TrunkDesk(store, router.trunks, board.changed)
         deliverer.start()
         stack.push_async_callback(deliverer.stop)
+        stack.push_async_callback(inbound.stop)
         await pbx.start()
         stack.push_async_callback(pbx.stop)
         await engine.start()
         stack.push_async_callback(engine.stop)
         watch.start(engine.look_for_lines)
         stack.push_async_callback(watch.stop)
+        inbound.start(engine.look_for_lines)
+        await board.start(pbx, pbx.notes)
+        stack.push_async_callback(board.stop)
         housekeeper.start()
         stack.push_async_callback(housekeeper.stop)
         registry = CollectorRegistry()
@@ -204,6 +223,7 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
             payments=payments,
             calls=calls,
             deliveries=deliveries,
+            trunks=trunks,
             health=Readiness(store, pbx),
             keys=KeyRing(
                 (section.key_hash, client) for section, client in zip(settings.clients, clients, strict=True)

@@ -47,6 +47,7 @@ from telephony.pbx.port import EarlyMedia, IdentityForm
 from telephony.trunks.breaker import BreakerRules
 from telephony.trunks.dialect import NumberFormat, Trunk
 from telephony.trunks.hours import WeekHours, parse_window
+from telephony.trunks.overflow import Step, parse_step, plan_text
 from telephony.trunks.routing import Order, RouteRule
 from telephony.trunks.saturation import SaturationRules
 
@@ -133,6 +134,14 @@ def _no_dialplan_name(text: str) -> str | None:
     if re.fullmatch(r"[A-Za-z0-9_+*#.-]{0,64}", text):
         return None
     return "is not a name of the dialplan; write letters, digits and _ + * # . -"
+
+
+def _no_step(text: str) -> str | None:
+    try:
+        parse_step(text)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _no_tree(text: str) -> str | None:
@@ -348,11 +357,16 @@ class RouteSection(Section):
 class OverflowSection(Section):
     """`[overflow]`: `trunks` are kept for calls that no other can take.
 
+    `inbound` is what becomes of a caller whose trunk is full, step by step; without any: 503. From
+    `crowded_at` of the lines on, callers hear short prompts.
+
     A trunk is saturated when it is full, or when `saturated_at` of its lines were in use for `seconds`; it
     has recovered when no more than `recovered_at` were for as long.
     """
 
     trunks: tuple[Name, ...] = ()
+    inbound: tuple[Annotated[str, _checked(_no_step)], ...] = ()
+    crowded_at: float = Field(default=0.9, ge=0, le=1)
     saturated_at: float = Field(default=0.9, gt=0, le=1)
     recovered_at: float = Field(default=0.7, ge=0, lt=1)
     seconds: Seconds = 10.0
@@ -480,8 +494,8 @@ class ClientSection(Section):
     """`[[clients]]`: an app with its key's hash, `sha256:` and 64 hexadecimal digits.
 
     Calls show `caller_number`, or one of `caller_numbers` where the request asks for it.
-    Its webhooks go to `webhook_url`, signed with `webhook_secret` (`whsec_` and base64) and, while that is
-    being changed, with `webhook_old_secret` too.
+    An `operator` may change trunks. Its webhooks go to `webhook_url`, signed with `webhook_secret` (`whsec_`
+    and base64) and, while that is being changed, with `webhook_old_secret` too.
     """
 
     name: Name
@@ -496,6 +510,7 @@ class ClientSection(Section):
     webhook_secret: SecretStr | None = None
     webhook_secret_file: Path | None = None
     webhook_old_secret: SecretStr | None = None
+    operator: bool = False
 
 
 class Webhooks(Section):
@@ -575,6 +590,7 @@ class Settings(Section):
                 regions=self.numbers.allowed_regions,
                 prefixes=self.numbers.allowed_prefixes,
                 caller_numbers=section.caller_numbers,
+                operator=section.operator,
             )
             for section in self.clients
         )
@@ -617,6 +633,14 @@ class Settings(Section):
         return BreakerRules(
             failures=rules.failures, window=rules.window, pause=rules.pause, longest=rules.longest
         )
+
+    def overflow_plan(self) -> str:
+        """What becomes of callers whose trunk is full, as the dialplan reads it."""
+        return plan_text(self.overflow_steps(), self.trunk_list())
+
+    def overflow_steps(self) -> tuple[Step, ...]:
+        """The steps of `[overflow] inbound`."""
+        return tuple(parse_step(text) for text in self.overflow.inbound)
 
     def saturation_rules(self) -> SaturationRules:
         """When `[overflow]` calls a trunk saturated."""
@@ -875,6 +899,10 @@ def _trunk_faults(settings: Settings) -> Iterator[ConfigError]:
             if name not in known:
                 mend = f"Write one of {', '.join(known)}"
                 yield ConfigError(f"{key}[{place}]", f"{name!r} is no trunk of this file", mend)
+    for place, step in enumerate(settings.overflow_steps()):
+        if step.trunk is not None and step.trunk not in known:
+            mend = f"Write one of {', '.join(known)}"
+            yield ConfigError(f"overflow.inbound[{place}]", f"{step.trunk!r} is no trunk of this file", mend)
     if not set(known) - set(settings.overflow.trunks):
         mend = "Leave at least one trunk out of it"
         yield ConfigError("overflow.trunks", "keeps every trunk for overflow", mend)

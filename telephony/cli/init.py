@@ -48,6 +48,7 @@ name = {name}
 key_hash = {key_hash}
 brand = {brand}                    # what a call says it comes from
 {caller}
+# operator = true                  # it may drain, resume and limit trunks
 # webhook_url = "https://shop.example.com/telephony"
 # webhook_secret = "whsec_..."     # docs/webhooks.md
 

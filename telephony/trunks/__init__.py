@@ -29,6 +29,10 @@ each takeover `work.slots.hand` for theirs.
 *The watch* (`watch.py`), every few seconds and when the PBX is back: the census, `work.slots.sweep`, what the
 PBX reaches, saturation.
 
-*An inbound call* on a trunk: `work.slots.admit` when it comes, `work.slots.release` when it has gone. The
-census finds what nobody noted.
+*An inbound call* on a trunk (`inbound.py`): `work.slots.admit` when it comes, `work.slots.release` when it
+has gone. Whether it may come the PBX decides, by what `board.py` keeps there; `overflow.py` is the plan for
+those whom it turns away. The census finds what nobody noted.
+
+*An operator's word* (`operate.py`), over HTTP or at the PBX's console (`orders.py`), is written to the
+trunk's row, and holds for the next call of every controller.
 """

@@ -1073,15 +1073,15 @@ class CallEngine:
     async def _claim(self, now: int) -> bool:
         """Take what is due at `now` into our hands: codes first, the others where their share has room.
 
-        Returns whether more may be due than was taken.
+        What is too late to be dialled ends, and takes no place for that. Returns whether more may be due
+        than was taken.
         """
         everybody, others = self._free_places()
-        if everybody <= 0:
-            return False
         lease, lease_now = self._custody.lease_ms, self._custody.now()
+        due: list[RequestRecord] = []
         async with self._store.transaction() as work:
-            due = list(
-                await work.requests.claim_due(
+            if everybody > 0:
+                due += await work.requests.claim_due(
                     self._owner,
                     now,
                     min(everybody, CLAIM_BATCH),
@@ -1089,10 +1089,12 @@ class CallEngine:
                     least_priority=PRIORITIES[CallClass.OTP],
                     lease_now=lease_now,
                 )
-            )
             room = min(others, everybody - len(due), CLAIM_BATCH - len(due))
             if room > 0:
                 due += await work.requests.claim_due(self._owner, now, room, lease, lease_now=lease_now)
+            elif len(due) < CLAIM_BATCH:
+                most = CLAIM_BATCH - len(due)
+                due += await work.requests.claim_overdue(self._owner, now, most, lease, lease_now=lease_now)
         for request in due:
             self._begin(request, None)
         return len(due) >= CLAIM_BATCH

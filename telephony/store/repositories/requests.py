@@ -41,6 +41,18 @@ _DUE_IN_LEVEL: Final = (
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
 )
+_OVERDUE: Final = (
+    _rows.select.where(
+        _c.due_at.is_not(None),
+        _c.due_at <= bindparam("now"),
+        _c.lease_until.is_(None),
+        _c.ended_at.is_(None),
+        or_(_c.dial_by <= bindparam("now"), _c.expires_at <= bindparam("now")),
+    )
+    .order_by(_c.due_at)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
 _NEXT_DUE: Final = (
     select(_c.due_at)
     .where(_c.due_at.is_not(None), _c.lease_until.is_(None), _c.ended_at.is_(None))
@@ -156,6 +168,13 @@ class Requests:
             if len(due) >= limit:
                 break
         return await self._hand(due, owner, now, (now if lease_now is None else lease_now) + lease_ms)
+
+    async def claim_overdue(
+        self, owner: str, now: int, limit: int, lease_ms: int, *, lease_now: int | None = None
+    ) -> Sequence[RequestRecord]:
+        """Take what waits in the queue and is too late at `now` to be dialled, as `claim_due` does."""
+        late = await _rows.fetch(self._session, _OVERDUE, {"now": now, "most": limit})
+        return await self._hand(late, owner, now, (now if lease_now is None else lease_now) + lease_ms)
 
     async def claim(
         self, request_id: str, owner: str, now: int, lease_ms: int, *, lease_now: int | None = None

@@ -265,6 +265,27 @@ async def test_one_free_place_is_given_once(tmp_path: Path) -> None:
     await pbx.stop()
 
 
+async def test_what_is_too_late_ends_though_no_place_is_free(tmp_path: Path) -> None:
+    pbx = MemoryPbx()
+    async with rig_of(tmp_path, pbx, max_calls=1, otp_share=0.0) as rig:
+        rig.talk.seconds = 4.0
+        stands = await rig.place()
+        await rig.until(stands, lambda one: one.status is CallStatus.ANSWERED)
+        late = await rig.place(
+            to_number="+8613800000002",
+            call_class=CallClass.OTP,
+            dial_by=now() + 400,
+            expires_at=now() + 60_000,
+        )
+        expires = await rig.place(to_number="+8613800000003", expires_at=now() + 400)
+        assert (await rig.ended(late, 2)).failure_reason == "not_dialed_in_time"
+        assert (await rig.ended(expires, 2)).status is CallStatus.EXPIRED
+        assert (await rig.seen(stands)).status is CallStatus.ANSWERED
+        assert len(pbx.orders) == 1
+        await rig.ended(stands, 10)
+    await pbx.stop()
+
+
 async def test_quiet_hours_wait_for_the_callees_morning(tmp_path: Path) -> None:
     pbx = MemoryPbx()
     local = datetime.now(UTC) + timedelta(hours=8)

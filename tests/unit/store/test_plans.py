@@ -62,6 +62,9 @@ _ASKED: dict[tuple[str, str], Callable[[UnitOfWork], Awaitable[Any]]] = {
     ("claim_due_backlog", "ix_request_waiting (priority=? AND due_at"): lambda work: work.requests.claim_due(
         "node-a", START + ROWS, 10, 1_000
     ),
+    ("claim_overdue", "ix_request_due (due_at"): lambda work: work.requests.claim_overdue(
+        "node-a", START + ROWS, 10, 1_000
+    ),
     ("next_due_at", "ix_request_due"): lambda work: work.requests.next_due_at(),
     ("expired_leases", "ix_request_lease (lease_until"): lambda work: work.requests.expired_leases(START, 10),
     ("take_over", "ix_request_lease (lease_until"): lambda work: work.requests.take_over(

@@ -21,6 +21,8 @@ pytestmark = pytest.mark.lab
 SHIFTED = ["".join(str((place + shift) % 10) for place in range(6)) for shift in range(10)]
 DOUBLED = [f"{d}{d}{(d + 3) % 10}{(d + 3) % 10}{(d + 7) % 10}{(d + 7) % 10}" for d in range(10)]
 CODES = SHIFTED + DOUBLED
+CROWDED = 0.5
+"""What makes a digit known: of a crowded machine's audio a packet may come late and shift the rest of it."""
 
 
 def test_the_codes_cover_each_digit_in_each_place_and_every_double() -> None:
@@ -61,7 +63,7 @@ async def test_twenty_calls_at_once_are_heard_right(lab: Lab, tmp_path: Path, lo
         await call.wait_ended()
         assert call.codec == ("alaw" if number.startswith("+86139") else "ulaw")
         assert call.heard is not None
-        heard = await asyncio.to_thread(hear, call.heard, clips)
+        heard = await asyncio.to_thread(hear, call.heard, clips, threshold=CROWDED)
         check_heard(heard, code, number)
         begins = first_sound(call.heard)
         assert begins is not None

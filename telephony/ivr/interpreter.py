@@ -35,7 +35,7 @@ from telephony.ivr.ports import (
 from telephony.ivr.saying import fill, holes_of, render, sayings_of
 from telephony.ivr.sounds import Sounds
 from telephony.ivr.standins import Services
-from telephony.ivr.talk import FROZEN_MARGIN, Talk
+from telephony.ivr.talk import Talk
 from telephony.ivr.tree import (
     BACK,
     DIALPLAN,
@@ -78,6 +78,9 @@ MAX_FRAMES: Final = 8
 
 WITH_A_PERSON: Final = 3600.0
 """Seconds that a call may last once it is with a person."""
+
+OVERRUN: Final = 1.0
+"""Seconds that a port may take beyond the deadline it was given."""
 
 MAX_VALUE: Final = 500
 """Characters of a variable."""
@@ -266,8 +269,7 @@ class Interpreter:
         }
         for name in sorted(self._exported - self._secrets):
             facts[f"IVR_{name.upper()}"] = _UNSAFE.sub("_", self._values[name])[:200]
-        for name, value in facts.items():
-            await self._session.set_variable(name, value)
+        await self._session.set_variables(facts)
 
     # ---- what is known
 
@@ -502,12 +504,14 @@ class Interpreter:
         send = {name: fill(text, known) for name, text in node.send.items()}
         order = WebhookOrder(self._facts(), node.url, send, node.timeout)
         await self._talk.allow(node.timeout)
-        asking = asyncio.create_task(self._services.webhooks.ask(order), name="ivr-webhook")
+        asking = asyncio.create_task(
+            _in_time(self._services.webhooks.ask(order), node.timeout), name="ivr-webhook"
+        )
         try:
             # What is said covers the wait; the app is asked meanwhile.
-            await self._say(node.prompt)
+            await self._say(node.prompt, barge_in=True)
             await self._talk.allow(node.timeout)
-            reply = await _in_time(asking, node.timeout)
+            reply = await self._talk.wait(asking, self._language)
         finally:
             asking.cancel()
         if reply is None:
@@ -518,11 +522,12 @@ class Interpreter:
 
     async def _lookup(self, node: Lookup) -> _Way:
         finding = asyncio.create_task(
-            self._services.profiles.find(self._facts(), node.timeout), name="ivr-lookup"
+            _in_time(self._services.profiles.find(self._facts(), node.timeout), node.timeout),
+            name="ivr-lookup",
         )
         try:
             await self._talk.allow(node.timeout)
-            profile = await _in_time(finding, node.timeout)
+            profile = await self._talk.wait(finding, self._language)
         finally:
             finding.cancel()
         if profile is None:
@@ -646,11 +651,11 @@ class Interpreter:
 
 
 async def _in_time(
-    asking: asyncio.Task[Mapping[str, object] | None], timeout: float
+    asking: Awaitable[Mapping[str, object] | None], timeout: float
 ) -> Mapping[str, object] | None:
     """What a port answers; one that overruns its deadline has not answered."""
     try:
-        async with asyncio.timeout(timeout + FROZEN_MARGIN / 2):
+        async with asyncio.timeout(timeout + OVERRUN):
             return await asking
     except TimeoutError:
         return None

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from telephony.errors import CallEnded, PbxRejected, PbxUnavailable, StaleFence
 from telephony.model.hangup import Cause, HangupCause
@@ -108,7 +109,7 @@ class MemorySession:
         timeout: float,
         inter_digit_timeout: float = 2.0,
         terminator: str = "#",
-        margin: float | None = None,
+        guarded: bool = False,
     ) -> Gathered:
         """Take scripted keys; none left is a timeout, at once."""
         await asyncio.sleep(0)
@@ -149,6 +150,21 @@ class MemorySession:
         """Note the variable."""
         self._still_there()
         self.variables[name] = value
+
+    async def set_variables(self, values: Mapping[str, str]) -> None:
+        """Note them."""
+        for name, value in values.items():
+            await self.set_variable(name, value)
+
+    async def hold(self, silence: Media, until: asyncio.Future[Any]) -> str:
+        """Nobody presses anything meanwhile."""
+        self._still_there()
+        await asyncio.wait({until})
+        return ""
+
+    async def guard(self, seconds: float) -> None:
+        """Nothing to do: nobody freezes here."""
+        self._still_there()
 
     async def extend(self, seconds: float) -> None:
         """Nothing to do: a call in memory has no dead air."""

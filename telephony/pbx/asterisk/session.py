@@ -7,12 +7,14 @@ into a command's arguments (`agi set debug` and AMI show them), or catch `CallEn
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from telephony.errors import PbxRejected
 from telephony.model.media import Media
 from telephony.net.fastagi import AgiChannel
+from telephony.pbx.asterisk.guard import MARGIN, Guard, Move
 from telephony.pbx.port import Gathered
 from telephony.wire.agi import AgiReply
 
@@ -23,6 +25,12 @@ GRACE_SECONDS: Final = 10.0
 """What a playing or waiting command gets on top of its own length: a loaded PBX starts late."""
 
 ALL_KEYS: Final = "0123456789*#"
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9 .:+@/_-]+")
+"""What means nothing to Asterisk's parsers."""
+
+_MOST_PAIRS: Final = 20
+"""`MSet` takes 24."""
 
 DONE_VARIABLE: Final = "TELEPHONY_DONE"
 """Set to 1 by the last command: without it the dialplan takes the local way out."""
@@ -38,8 +46,10 @@ BEEP_PAUSE_MS: Final = 2000
 class AgiSession:
     """One channel, from its AGI connection to the end of the conversation."""
 
-    def __init__(self, channel: AgiChannel) -> None:
+    def __init__(self, channel: AgiChannel, move_limit: Move | None = None) -> None:
+        """`move_limit` sets the channel's time limit beside the conversation, while a command runs."""
         self._channel = channel
+        self._guard = Guard(move_limit, self._set_limit) if move_limit is not None else None
         kind, _, tree = channel.script.partition("/")
         self._arguments = {**channel.query, TREE_ARGUMENT: tree} if kind == IVR and tree else channel.query
         self._over = asyncio.Event()
@@ -88,10 +98,12 @@ class AgiSession:
 
     async def _command(self, *words: str, seconds: float = COMMAND_SECONDS) -> AgiReply:
         """Send one command; -1 is a hangup when the next command finds the channel gone, else a "no"."""
-        reply = await self._channel.command(*words, timeout=seconds)
+        return await self._sound(await self._channel.command(*words, timeout=seconds), words[0])
+
+    async def _sound(self, reply: AgiReply, command: str) -> AgiReply:
         if reply.result == "-1":
             await self._channel.command("NOOP", timeout=COMMAND_SECONDS)
-            raise PbxRejected(f"Asterisk could not carry out {words[0]}")
+            raise PbxRejected(f"Asterisk could not carry out {command}")
         return reply
 
     async def answer(self) -> None:
@@ -113,21 +125,16 @@ class AgiSession:
         timeout: float,
         inter_digit_timeout: float = 2.0,
         terminator: str = "#",
-        margin: float | None = None,
+        guarded: bool = False,
     ) -> Gathered:
-        """AGI `STREAM FILE` stopped by any key, then `WAIT FOR DIGIT` for each further one."""
+        """AGI `GET OPTION`, the sound and the wait for a key in one; `WAIT FOR DIGIT` for further ones."""
         digits = ""
-        key = None
-        if media is not None:
-            if margin is not None:
-                await self.extend(media.seconds + margin)
-            key = await self.play(media, barge_in=ALL_KEYS)
         while True:
-            if key is None:
-                wait = inter_digit_timeout if digits else timeout
-                if margin is not None:
-                    await self.extend(wait + margin)
-                key = await self._wait_for_digit(wait)
+            wait = inter_digit_timeout if digits else timeout
+            sound = media if media is not None and not digits else None
+            if guarded:
+                await self.guard(wait if sound is None else sound.seconds + wait)
+            key = await (self._wait_for_digit(wait) if sound is None else self._option(sound, wait))
             if key is None:
                 return Gathered(digits, "timeout")
             if key in terminator:
@@ -135,7 +142,29 @@ class AgiSession:
             digits += key
             if len(digits) >= max_digits:
                 return Gathered(digits, "max_digits")
-            key = None
+
+    async def _option(self, media: Media, seconds: float) -> str | None:
+        reply = await self._command(
+            "GET",
+            "OPTION",
+            media.name,
+            ALL_KEYS,
+            str(max(1, round(seconds * 1000))),
+            seconds=media.seconds + seconds + GRACE_SECONDS,
+        )
+        return _key(reply)
+
+    async def hold(self, silence: Media, until: asyncio.Future[Any]) -> str:
+        """`STREAM FILE`, over and over: between commands Asterisk drops what a channel brings."""
+        keys = ""
+        while not until.done():
+            reply = await self._channel.command_until(
+                until, "STREAM", "FILE", silence.name, ALL_KEYS, timeout=silence.seconds + GRACE_SECONDS
+            )
+            if reply is None:
+                break
+            keys += _key(await self._sound(reply, "STREAM")) or ""
+        return keys
 
     async def _wait_for_digit(self, seconds: float) -> str | None:
         reply = await self._command(
@@ -172,6 +201,7 @@ class AgiSession:
     async def transfer(self, extension: str, context: str) -> None:
         """Set where the dialplan goes on, and end the session there."""
         self.finished = True
+        await self.settle()
         await self._command("SET", "CONTEXT", context)
         await self._command("SET", "EXTENSION", extension)
         await self._command("SET", "PRIORITY", "1")
@@ -182,14 +212,40 @@ class AgiSession:
         """AGI `SET VARIABLE`."""
         await self._command("SET", "VARIABLE", name, value)
 
+    async def set_variables(self, values: Mapping[str, str]) -> None:
+        """`MSet`, which splits at commas and expands `${…}`: other values are set one by one."""
+        plain = {name: value for name, value in values.items() if _PLAIN.fullmatch(value)}
+        pairs = [f"{name}={value}" for name, value in plain.items()]
+        for at in range(0, len(pairs), _MOST_PAIRS):
+            await self._command("EXEC", "MSet", ",".join(pairs[at : at + _MOST_PAIRS]))
+        for name in values.keys() - plain.keys():
+            await self.set_variable(name, values[name])
+
     async def extend(self, seconds: float) -> None:
         """Set the dialplan's `TIMEOUT(absolute)`, which counts from now."""
+        await self.settle()
+        await self._set_limit(seconds)
+
+    async def guard(self, seconds: float) -> None:
+        """A few seconds of `TIMEOUT(absolute)`, moved on by AMI while the step lasts."""
+        if self._guard is None:
+            await self._set_limit(seconds + MARGIN)
+        else:
+            await self._guard.allow(seconds)
+
+    async def settle(self) -> None:
+        """Move no limit on any more: from here on the dialplan's own counts."""
+        if self._guard is not None:
+            await self._guard.release()
+
+    async def _set_limit(self, seconds: float) -> None:
         await self.set_variable("TIMEOUT(absolute)", f"{seconds:.1f}")
 
     async def hangup(self) -> None:
         """Say that we are done; the dialplan hangs up as its next step."""
         self.finished = True
         try:
+            await self.settle()
             await self.set_variable(DONE_VARIABLE, "1")
         finally:
             self._over.set()

@@ -44,7 +44,7 @@ class Guard:
         self._loop = asyncio.get_running_loop()
         self._until = 0.0
         self._held = 0.0
-        self._by_hand = False
+        self._open = False
         self._timer: asyncio.TimerHandle | None = None
         self._moving: asyncio.Task[None] | None = None
 
@@ -52,37 +52,37 @@ class Guard:
         """A step of so many seconds begins. Raises what `set_now` raises."""
         now = self._loop.time()
         self._until = now + seconds + MARGIN
-        if not self._by_hand and self._held - now >= min(RENEW_BELOW / 2, self._until - now):
+        if self._held - now >= min(RENEW_BELOW / 2, self._until - now):
             self._watch()
             return
+        # Through the conversation: the call may have gone its own way while we were frozen, and then it is
+        # no longer ours to limit. What follows beside it shortens the limit, where there is a link.
         await self.release()
-        try:
-            await self._move(HOLD)
-        except (PbxError, WireError):
-            # No link, or a PBX that the link does not belong to.
-            self._by_hand = True
-            await self._set_now(seconds + MARGIN)
-        else:
-            self._by_hand = False
-            self._held = now + HOLD
-            self._watch()
+        await self._set_now(seconds + MARGIN)
+        self._open = True
+        self._begin()
 
     async def release(self) -> None:
         """Leave the limit alone from now on; one that is just being moved on is waited for."""
-        self._held = 0.0
+        self._open = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._moving is not None:
             await asyncio.wait({self._moving})
+        self._held = 0.0
 
     def _watch(self, after: float = 0.0) -> None:
-        if self._timer is None and self._moving is None and self._until > self._held > 0.0:
+        if self._timer is None and self._moving is None and self._until > self._held:
             at = max(self._held - RENEW_BELOW, self._loop.time() + after)
-            self._timer = self._loop.call_at(at, self._begin)
+            self._timer = self._loop.call_at(at, self._renew)
+
+    def _renew(self) -> None:
+        self._timer = None
+        if self._loop.time() < self._held:
+            self._begin()
 
     def _begin(self) -> None:
-        self._timer = None
         self._moving = self._loop.create_task(self._move_on(), name="call-guard")
         self._moving.add_done_callback(self._moved)
 
@@ -95,10 +95,9 @@ class Guard:
             await self._move(seconds)
         except (PbxError, WireError):
             return
-        if self._held:
-            self._held = now + seconds
+        self._held = now + seconds
 
     def _moved(self, _task: asyncio.Task[None]) -> None:
         self._moving = None
-        if self._loop.time() < self._held:
+        if self._open and self._loop.time() < self._held:
             self._watch(RETRY)

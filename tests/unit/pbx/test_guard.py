@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -46,6 +47,7 @@ async def test_a_long_step_is_held_a_little_at_a_time() -> None:
     loop = asyncio.get_running_loop()
     began = loop.time()
     await one.allow(1.0)
+    await asyncio.sleep(0.01)
     while loop.time() < began + 1.0:
         assert loop.time() < limit.until <= loop.time() + 0.4
         await asyncio.sleep(0.02)
@@ -53,7 +55,7 @@ async def test_a_long_step_is_held_a_little_at_a_time() -> None:
     await asyncio.sleep(0.5)
     assert began + 1.2 < limit.until <= began + 1.3
     assert 5 <= len(limit.moved) <= 8
-    assert not limit.by_hand
+    assert limit.by_hand == [1.25]
 
 
 async def test_short_steps_share_a_limit() -> None:
@@ -61,7 +63,9 @@ async def test_short_steps_share_a_limit() -> None:
     one = Guard(limit.move, limit.set_now)
     for _ in range(5):
         await one.allow(0.1)
+        await asyncio.sleep(0.02)
     assert len(limit.moved) == 1
+    assert len(limit.by_hand) == 1
     await one.release()
 
 
@@ -69,6 +73,7 @@ async def test_nothing_is_moved_after_the_release() -> None:
     limit = Limit()
     one = Guard(limit.move, limit.set_now)
     await one.allow(5.0)
+    await asyncio.sleep(0.01)
     limit.slow = 0.2
     await asyncio.sleep(0.3)
     await one.release()
@@ -77,7 +82,21 @@ async def test_nothing_is_moved_after_the_release() -> None:
     await asyncio.sleep(0.5)
     assert len(limit.moved) == moved
     await one.allow(0.1)
+    await one.release()
     assert len(limit.moved) == moved + 1
+
+
+async def test_a_call_that_went_its_own_way_while_we_were_frozen_is_not_touched() -> None:
+    limit = Limit()
+    one = Guard(limit.move, limit.set_now)
+    await one.allow(5.0)
+    await asyncio.sleep(0.1)
+    assert len(limit.moved) == 1
+    time.sleep(0.5)  # The whole process stands still.
+    await asyncio.sleep(0.1)
+    assert len(limit.moved) == 1
+    await one.allow(5.0)
+    assert len(limit.by_hand) == 2, "the next step asks through the conversation whether it is still ours"
     await one.release()
 
 
@@ -86,11 +105,14 @@ async def test_without_a_link_each_step_has_its_whole_length_at_once() -> None:
     limit.linked = False
     one = Guard(limit.move, limit.set_now)
     await one.allow(1.0)
+    await asyncio.sleep(0.01)
     await one.allow(2.0)
+    await asyncio.sleep(0.01)
     assert limit.by_hand == [1.25, 2.25]
     limit.linked = True
     await one.allow(3.0)
-    assert limit.by_hand == [1.25, 2.25]
+    await asyncio.sleep(0.01)
+    assert limit.by_hand == [1.25, 2.25, 3.25]
     assert limit.moved == [0.4]
     await one.release()
 
@@ -100,6 +122,7 @@ async def test_a_link_that_is_lost_for_a_moment_costs_no_call() -> None:
     one = Guard(limit.move, limit.set_now)
     loop = asyncio.get_running_loop()
     await one.allow(5.0)
+    await asyncio.sleep(0.01)
     limit.linked = False
     await asyncio.sleep(0.3)
     limit.linked = True

@@ -152,7 +152,11 @@ class AgiSession:
             str(max(1, round(seconds * 1000))),
             seconds=media.seconds + seconds + GRACE_SECONDS,
         )
-        return _key(reply)
+        key = _key(reply)
+        if key is None:
+            # Behind the sound it answers a hangup like a silence; the next command tells them apart.
+            await self._command("NOOP")
+        return key
 
     async def hold(self, silence: Media, until: asyncio.Future[Any]) -> str:
         """`STREAM FILE`, over and over: between commands Asterisk drops what a channel brings."""

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from telephony.errors import CallEnded
 from telephony.model.media import Media
 from telephony.net.ami import AmiConfig
 from telephony.pbx.asterisk import AsteriskConfig, AsteriskPbx
@@ -29,6 +30,17 @@ async def test_each_step_of_a_question_has_a_limit_of_its_own() -> None:
             "SET VARIABLE TIMEOUT(absolute) 4.5",
             "WAIT FOR DIGIT 2000",
         ]
+
+
+async def test_a_hangup_in_a_wait_is_no_silence() -> None:
+    async with session("") as (asterisk, one):
+        asking = asyncio.create_task(one.gather(Media("/s/a", 8.0), max_digits=1, timeout=5.0))
+        assert (await asterisk.command()).startswith("GET OPTION")
+        asterisk.say("200 result=0 endpos=64000\n")
+        assert await asterisk.command() == "NOOP"
+        asterisk.say("HANGUP\n200 result=0\n")
+        with pytest.raises(CallEnded):
+            await asyncio.wait_for(asking, LONG)
 
 
 async def test_results_are_handed_back_in_one_command_where_they_mean_nothing_to_the_pbx() -> None:

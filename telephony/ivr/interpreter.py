@@ -222,7 +222,7 @@ class Interpreter:
         if target == REPEAT:
             target = self._node
         if target in (HANGUP, RETURN):
-            await self._hand_back(result)
+            self._hand_back(result)
             return self._ending(result)
         self._node = target
         return None
@@ -251,15 +251,15 @@ class Interpreter:
         log.warning("ivr.given_up", call=self._session.id, tree=self._tree.name, reason=result)
         with suppress(TelephonyError):
             await self._phrase(_APOLOGY)
-        await self._hand_back(result)
+        self._hand_back(result)
         return self._ending(result)
 
     def _ending(self, result: str, *, with_dialplan: bool = False) -> Ending:
         public = {name: value for name, value in self._values.items() if name not in self._secrets}
         return Ending(result, self._node, self.keys, self._language, public, self.visits, with_dialplan)
 
-    async def _hand_back(self, result: str) -> None:
-        """Tell the dialplan how it was. A PBX that refuses a variable is no reason to lose the call."""
+    def _hand_back(self, result: str) -> None:
+        """Tell the dialplan how it was."""
         facts = {
             "TELEPHONY_RESULT": result,
             "TELEPHONY_TREE": self._frames[0].tree.name,
@@ -269,7 +269,7 @@ class Interpreter:
         }
         for name in sorted(self._exported - self._secrets):
             facts[f"IVR_{name.upper()}"] = _UNSAFE.sub("_", self._values[name])[:200]
-        await self._session.set_variables(facts)
+        self._session.hand_back(facts)
 
     # ---- what is known
 
@@ -547,7 +547,7 @@ class Interpreter:
         await self._talk.answer()
         if node.priority is not None:
             self._priority = node.priority
-        await self._hand_back("queued")
+        self._hand_back("queued")
         await self._talk.session.extend(node.max_wait + WITH_A_PERSON)
         order = QueueOrder(self._facts(), node.queue, self._priority, node.max_wait)
         end = await self._with_person(self._services.queues.wait(self._session, order))
@@ -566,7 +566,7 @@ class Interpreter:
     async def _transfer(self, node: Transfer) -> _Way:
         await self._say(node.prompt)
         await self._talk.answer()
-        await self._hand_back("transferred")
+        self._hand_back("transferred")
         await self._talk.session.extend(node.ring_timeout + WITH_A_PERSON)
         order = TransferOrder(
             self._facts(),

@@ -175,10 +175,9 @@ class ScriptedSession:
         self._still_there()
         self.variables[name] = value
 
-    async def set_variables(self, values: Mapping[str, str]) -> None:
+    def hand_back(self, values: Mapping[str, str]) -> None:
         """Note them."""
-        for name, value in values.items():
-            await self.set_variable(name, value)
+        self.variables.update(values)
 
     async def hold(self, silence: Media, until: asyncio.Future[Any]) -> str:
         """Nobody presses anything meanwhile."""

@@ -71,12 +71,16 @@ class AgiChannel:
         """`agi_arg_1` and those that follow it."""
         self.hung_up = False
         """Whether Asterisk told us of a hangup (`HANGUP`, or 511 to a command)."""
+        self.heard_at = 0.0
+        """When the last command was sent that has its reply, by the event loop's time: a reply may lie unread
+        while we are frozen."""
         self._protocol = protocol
         self._writer = writer
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[AgiReply] | None = None
         self._heeds_hangup = True
         self._connected = True
+        self._sent_at = 0.0
         self._cut_at = 0.0
         self._cutting: asyncio.TimerHandle | None = None
 
@@ -121,6 +125,7 @@ class AgiChannel:
             if not self._connected:
                 raise self._ended()
         self._writer.write(self._protocol.send_command(*words))
+        self._sent_at = self._loop.time()
         reply = await self._reply(timeout, heeds_hangup=not after_hangup)
         if reply.code == 511:
             self.hung_up = True
@@ -202,6 +207,7 @@ class AgiChannel:
 
     def take_reply(self, reply: AgiReply) -> None:
         """For the link: hand the reply to whoever waits; one that nobody waits for any more is dropped."""
+        self.heard_at = self._sent_at
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(reply)

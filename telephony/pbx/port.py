@@ -290,10 +290,10 @@ class CallSession(Protocol):
         """
         ...
 
-    async def set_variables(self, values: Mapping[str, str]) -> None:
-        """Set several at once, under the same warning.
+    def hand_back(self, values: Mapping[str, str]) -> None:
+        """Channel variables that the dialplan finds once it has the call back; under the same warning.
 
-        Asterisk: `MSet`, where no value means anything to it. FreeSWITCH: `multiset`.
+        Asterisk: `MSet` at `hangup` and `transfer`. FreeSWITCH: `multiset`.
         """
         ...
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -133,6 +134,27 @@ async def last_words(folder: Path, edition: Edition) -> dict[str, bytes]:
     return clips
 
 
+PIECE = 8000
+"""Bytes of half a second: a busy machine loses a frame now and then, and what follows it is late."""
+
+
+def heard_most(recording: Path, clips: dict[str, bytes]) -> list[str]:
+    """The clips that a recording holds; of those that came in pieces, the one most of which is there."""
+    whole = [one.label for one in hear(recording, clips)]
+    if whole:
+        return whole
+    pieces = {
+        f"{label}/{at}": clip[at : at + PIECE]
+        for label, clip in clips.items()
+        for at in range(0, len(clip) - PIECE + 1, PIECE)
+    }
+    heard = Counter(one.label.partition("/")[0] for one in hear(recording, pieces))
+    there = {
+        label: heard[label] / (len(clip) // PIECE) for label, clip in clips.items() if len(clip) >= PIECE
+    }
+    return [label for label, share in there.items() if share >= 0.5]
+
+
 async def crowd(lab: Lab, folder: Path, people: int) -> str:
     """Everybody at once, each with keys of their own: every one reaches the node, and hears its words."""
     trees = trees_in(folder)
@@ -163,8 +185,8 @@ async def crowd(lab: Lab, folder: Path, people: int) -> str:
             line = ended.get(seen.id_of(number(index)), {})
             recording = calls[index].heard
             assert recording is not None
-            heard = await asyncio.to_thread(hear, recording, clips)
-            got = seen.person(number(index)), line.get("path"), [one.label for one in heard]
+            heard = await asyncio.to_thread(heard_most, recording, clips)
+            got = seen.person(number(index)), line.get("path"), heard
             if got != (person, path, [f"{path[-1]} {tag}"]):
                 wrong.append((index, keys, got))
         assert not wrong, wrong

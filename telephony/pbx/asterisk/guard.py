@@ -16,10 +16,10 @@ from typing import Final
 
 from telephony.errors import PbxError, WireError
 
-HOLD: Final = 4.0
+HOLD: Final = 4.5
 """Seconds that the PBX keeps a call without hearing of us."""
 
-RENEW_BELOW: Final = 1.75
+RENEW_BELOW: Final = 1.5
 """Seconds that are left when the limit is moved on: as long may the event loop, or the link, be late."""
 
 RETRY: Final = 0.25
@@ -27,6 +27,9 @@ RETRY: Final = 0.25
 
 MARGIN: Final = 2.5
 """Seconds beyond its length after which a step is given up by the PBX though we live."""
+
+FRESH: Final = 0.5
+"""Seconds after a command that was carried out in which a call is certainly still with us."""
 
 MOVE_SECONDS: Final = 1.5
 """How long moving a limit on may take."""
@@ -36,17 +39,21 @@ Move = Callable[[float], Awaitable[None]]
 
 
 class Guard:
-    """One call's limit. `move` goes beside the conversation (AMI), `set_now` through it (AGI)."""
+    """One call's limit. `move` goes beside the conversation (AMI), `set_now` through it (AGI).
 
-    def __init__(self, move: Move, set_now: Move) -> None:
+    `heard_at` tells since when the conversation certainly stood, by the event loop's time.
+    """
+
+    def __init__(self, move: Move, set_now: Move, heard_at: Callable[[], float]) -> None:
         self._move = move
         self._set_now = set_now
+        self._heard_at = heard_at
         self._loop = asyncio.get_running_loop()
         self._until = 0.0
         self._held = 0.0
         self._open = False
         self._timer: asyncio.TimerHandle | None = None
-        self._moving: asyncio.Task[None] | None = None
+        self._moving: asyncio.Task[bool] | None = None
 
     async def allow(self, seconds: float) -> None:
         """A step of so many seconds begins. Raises what `set_now` raises."""
@@ -55,12 +62,16 @@ class Guard:
         if self._held - now >= min(RENEW_BELOW / 2, self._until - now):
             self._watch()
             return
-        # Through the conversation: the call may have gone its own way while we were frozen, and then it is
-        # no longer ours to limit. What follows beside it shortens the limit, where there is a link.
         await self.release()
-        await self._set_now(seconds + MARGIN)
+        # A call may have gone its own way while we were frozen: it is no longer ours to limit then, which
+        # only the conversation tells.
+        if now - self._heard_at() > FRESH or not await self._move_on():
+            await self._set_now(seconds + MARGIN)
+            self._open = True
+            self._begin()
+            return
         self._open = True
-        self._begin()
+        self._watch()
 
     async def release(self) -> None:
         """Leave the limit alone from now on; one that is just being moved on is waited for."""
@@ -86,18 +97,19 @@ class Guard:
         self._moving = self._loop.create_task(self._move_on(), name="call-guard")
         self._moving.add_done_callback(self._moved)
 
-    async def _move_on(self) -> None:
+    async def _move_on(self) -> bool:
+        """Whether the limit is as far away as it may be."""
         now = self._loop.time()
         seconds = min(HOLD, self._until - now)
-        if now + seconds <= self._held:
-            return
-        try:
-            await self._move(seconds)
-        except (PbxError, WireError):
-            return
-        self._held = now + seconds
+        if now + seconds > self._held:
+            try:
+                await self._move(seconds)
+            except (PbxError, WireError):
+                return False
+            self._held = now + seconds
+        return True
 
-    def _moved(self, _task: asyncio.Task[None]) -> None:
+    def _moved(self, _task: asyncio.Task[bool]) -> None:
         self._moving = None
         if self._open and self._loop.time() < self._held:
             self._watch(RETRY)

@@ -49,10 +49,13 @@ class AgiSession:
     def __init__(self, channel: AgiChannel, move_limit: Move | None = None) -> None:
         """`move_limit` sets the channel's time limit beside the conversation, while a command runs."""
         self._channel = channel
-        self._guard = Guard(move_limit, self._set_limit) if move_limit is not None else None
+        self._guard = (
+            Guard(move_limit, self._set_limit, lambda: channel.heard_at) if move_limit is not None else None
+        )
         kind, _, tree = channel.script.partition("/")
         self._arguments = {**channel.query, TREE_ARGUMENT: tree} if kind == IVR and tree else channel.query
         self._over = asyncio.Event()
+        self._handed_back: dict[str, str] = {}
         self.finished = False
         """Whether we have begun to end the conversation by ourselves."""
 
@@ -209,21 +212,27 @@ class AgiSession:
         await self._command("SET", "CONTEXT", context)
         await self._command("SET", "EXTENSION", extension)
         await self._command("SET", "PRIORITY", "1")
-        await self.set_variable(DONE_VARIABLE, "1")
+        await self._done()
         self._over.set()
 
     async def set_variable(self, name: str, value: str) -> None:
         """AGI `SET VARIABLE`."""
         await self._command("SET", "VARIABLE", name, value)
 
-    async def set_variables(self, values: Mapping[str, str]) -> None:
+    def hand_back(self, values: Mapping[str, str]) -> None:
+        """Kept until `hangup` or `transfer`, and set together with `TELEPHONY_DONE`."""
+        self._handed_back.update(values)
+
+    async def _done(self) -> None:
         """`MSet`, which splits at commas and expands `${…}`: other values are set one by one."""
-        plain = {name: value for name, value in values.items() if _PLAIN.fullmatch(value)}
-        pairs = [f"{name}={value}" for name, value in plain.items()]
-        for at in range(0, len(pairs), _MOST_PAIRS):
-            await self._command("EXEC", "MSet", ",".join(pairs[at : at + _MOST_PAIRS]))
-        for name in values.keys() - plain.keys():
-            await self.set_variable(name, values[name])
+        values = self._handed_back
+        plain = [f"{name}={value}" for name, value in values.items() if _PLAIN.fullmatch(value)]
+        for name, value in values.items():
+            if not _PLAIN.fullmatch(value):
+                await self.set_variable(name, value)
+        plain.append(f"{DONE_VARIABLE}=1")
+        for at in range(0, len(plain), _MOST_PAIRS):
+            await self._command("EXEC", "MSet", ",".join(plain[at : at + _MOST_PAIRS]))
 
     async def extend(self, seconds: float) -> None:
         """Set the dialplan's `TIMEOUT(absolute)`, which counts from now."""
@@ -250,7 +259,7 @@ class AgiSession:
         self.finished = True
         try:
             await self.settle()
-            await self.set_variable(DONE_VARIABLE, "1")
+            await (self._done() if self._handed_back else self.set_variable(DONE_VARIABLE, "1"))
         finally:
             self._over.set()
 

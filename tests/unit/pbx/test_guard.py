@@ -21,6 +21,7 @@ class Limit:
         self.by_hand: list[float] = []
         self.until = 0.0
         self.slow = 0.0
+        self.replied = 0.0
 
     async def move(self, seconds: float) -> None:
         await asyncio.sleep(self.slow)
@@ -37,30 +38,42 @@ class Limit:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten times as fast as in life."""
-    for name in ("HOLD", "RENEW_BELOW", "RETRY", "MARGIN"):
+    for name in ("HOLD", "RENEW_BELOW", "RETRY", "MARGIN", "FRESH"):
         monkeypatch.setattr(guard, name, getattr(guard, name) / 10)
 
 
 async def test_a_long_step_is_held_a_little_at_a_time() -> None:
     limit = Limit()
-    one = Guard(limit.move, limit.set_now)
+    one = Guard(limit.move, limit.set_now, lambda: limit.replied)
     loop = asyncio.get_running_loop()
     began = loop.time()
     await one.allow(1.0)
     await asyncio.sleep(0.01)
     while loop.time() < began + 1.0:
-        assert loop.time() < limit.until <= loop.time() + 0.4
+        assert loop.time() < limit.until <= loop.time() + 0.45
         await asyncio.sleep(0.02)
     # Its end is where the step was given up, though we live: 1.0 and a margin of 0.25.
     await asyncio.sleep(0.5)
     assert began + 1.2 < limit.until <= began + 1.3
-    assert 5 <= len(limit.moved) <= 8
+    assert 4 <= len(limit.moved) <= 7
     assert limit.by_hand == [1.25]
+
+
+async def test_a_call_just_heard_of_needs_no_word_through_the_conversation() -> None:
+    limit = Limit()
+    limit.replied = asyncio.get_running_loop().time()
+    one = Guard(limit.move, limit.set_now, lambda: limit.replied)
+    await one.allow(1.0)
+    assert limit.moved == [0.45]
+    await asyncio.sleep(0.5)
+    assert len(limit.moved) == 2
+    assert not limit.by_hand
+    await one.release()
 
 
 async def test_short_steps_share_a_limit() -> None:
     limit = Limit()
-    one = Guard(limit.move, limit.set_now)
+    one = Guard(limit.move, limit.set_now, lambda: limit.replied)
     for _ in range(5):
         await one.allow(0.1)
         await asyncio.sleep(0.02)
@@ -71,7 +84,7 @@ async def test_short_steps_share_a_limit() -> None:
 
 async def test_nothing_is_moved_after_the_release() -> None:
     limit = Limit()
-    one = Guard(limit.move, limit.set_now)
+    one = Guard(limit.move, limit.set_now, lambda: limit.replied)
     await one.allow(5.0)
     await asyncio.sleep(0.01)
     limit.slow = 0.2
@@ -88,7 +101,7 @@ async def test_nothing_is_moved_after_the_release() -> None:
 
 async def test_a_call_that_went_its_own_way_while_we_were_frozen_is_not_touched() -> None:
     limit = Limit()
-    one = Guard(limit.move, limit.set_now)
+    one = Guard(limit.move, limit.set_now, lambda: limit.replied)
     await one.allow(5.0)
     await asyncio.sleep(0.1)
     assert len(limit.moved) == 1
@@ -103,7 +116,7 @@ async def test_a_call_that_went_its_own_way_while_we_were_frozen_is_not_touched(
 async def test_without_a_link_each_step_has_its_whole_length_at_once() -> None:
     limit = Limit()
     limit.linked = False
-    one = Guard(limit.move, limit.set_now)
+    one = Guard(limit.move, limit.set_now, lambda: limit.replied)
     await one.allow(1.0)
     await asyncio.sleep(0.01)
     await one.allow(2.0)
@@ -113,13 +126,13 @@ async def test_without_a_link_each_step_has_its_whole_length_at_once() -> None:
     await one.allow(3.0)
     await asyncio.sleep(0.01)
     assert limit.by_hand == [1.25, 2.25, 3.25]
-    assert limit.moved == [0.4]
+    assert limit.moved == [0.45]
     await one.release()
 
 
 async def test_a_link_that_is_lost_for_a_moment_costs_no_call() -> None:
     limit = Limit()
-    one = Guard(limit.move, limit.set_now)
+    one = Guard(limit.move, limit.set_now, lambda: limit.replied)
     loop = asyncio.get_running_loop()
     await one.allow(5.0)
     await asyncio.sleep(0.01)

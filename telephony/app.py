@@ -297,20 +297,26 @@ def _studio(settings: Settings) -> Studio:
     )
 
 
+def ami_config(settings: Settings) -> AmiConfig:
+    """Asterisk's manager, as `[pbx.ami]` has it."""
+    ami = settings.pbx.ami
+    return AmiConfig(
+        host=ami.host,
+        port=ami.port,
+        username=ami.username,
+        secret=settings.ami_secret(),
+        tls=ami.tls,
+        ca_file=ami.tls_ca_file,
+        connect_timeout=ami.connect_timeout,
+        action_timeout=ami.action_timeout,
+        event_names=AMI_EVENTS,
+    )
+
+
 def _asterisk(settings: Settings, nonce_key: bytes) -> AsteriskConfig:
-    ami, agi = settings.pbx.ami, settings.fastagi
+    agi = settings.fastagi
     return AsteriskConfig(
-        ami=AmiConfig(
-            host=ami.host,
-            port=ami.port,
-            username=ami.username,
-            secret=settings.ami_secret(),
-            tls=ami.tls,
-            ca_file=ami.tls_ca_file,
-            connect_timeout=ami.connect_timeout,
-            action_timeout=ami.action_timeout,
-            event_names=AMI_EVENTS,
-        ),
+        ami=ami_config(settings),
         nonce_key=nonce_key,
         agi_host=agi.host,
         agi_port=agi.port,

@@ -42,8 +42,8 @@ from telephony.speech.g711 import from_ulaw
 FOLDER: Final = Path("var/demo")
 NUMBER: Final = "+8613800000001"
 PAYER: Final = "+8613800000002"
-PRESS_AFTER: Final = 8.0
-"""Seconds after the answer at which the payer presses 1: in the middle of the question."""
+PRESS_AFTER: Final = 14.0
+"""Seconds after the answer at which the payer presses 1: the amount was said, the question still stands."""
 
 BRAND: Final = "Acme Rides"
 LOCALES: Final = ("en", "zh-CN", "es")

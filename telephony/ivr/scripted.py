@@ -31,7 +31,7 @@ from telephony.ivr.saying import words_of
 from telephony.ivr.standins import Services
 from telephony.model.media import Media
 from telephony.model.prompt import Prompt
-from telephony.pbx.port import CallSession, Gathered
+from telephony.pbx.port import CallSession, Gathered, NotBefore
 
 TIMEOUT: Final = "timeout"
 HANG_UP: Final = "hangup"
@@ -132,6 +132,7 @@ class ScriptedSession:
         inter_digit_timeout: float = 2.0,
         terminator: str = "#",
         guarded: bool = False,
+        not_before: NotBefore | None = None,
     ) -> Gathered:
         """Take what the script says for this question."""
         self._still_there()

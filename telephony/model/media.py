@@ -13,8 +13,10 @@ class Media:
     """A sound ready to be played.
 
     `name` is the absolute path as the PBX sees it, without an ending; the PBX picks the encoding
-    (`.ulaw`, `.alaw`) that the call needs. `seconds` is its length.
+    (`.ulaw`, `.alaw`) that the call needs. `seconds` is its length, `marks` are the moments of the prompt's
+    marks in it, in seconds.
     """
 
     name: str
     seconds: float
+    marks: tuple[float, ...] = ()

@@ -74,7 +74,12 @@ class Silence:
     seconds: float
 
 
-Part: TypeAlias = Recording | Phrase | Text | Digits | Number | Amount | Date | Silence
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A moment between two parts, without a length: where it lies in the sound, `Media.marks` tells."""
+
+
+Part: TypeAlias = Recording | Phrase | Text | Digits | Number | Amount | Date | Silence | Mark
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from telephony.pbx.port import (
     LegEvent,
     LinkLost,
     LiveChannel,
+    NotBefore,
     Ringing,
     Trace,
 )
@@ -110,22 +111,24 @@ class MemorySession:
         inter_digit_timeout: float = 2.0,
         terminator: str = "#",
         guarded: bool = False,
+        not_before: NotBefore | None = None,
     ) -> Gathered:
-        """Take scripted keys; none left is a timeout, at once."""
+        """Take scripted keys, pressed when they count; none left is a timeout, at once."""
         await asyncio.sleep(0)
         self._still_there()
         if media is not None:
             self.played.append(media.name)
             self._still_there()
         digits = ""
+        heard = media.seconds if media else 0.0
         while self._keys:
             key = self._keys.pop(0)
             if key in terminator:
-                return Gathered(digits, "terminator")
+                return Gathered(digits, "terminator", heard)
             digits += key
             if len(digits) >= max_digits:
-                return Gathered(digits, "max_digits")
-        return Gathered(digits, "timeout")
+                return Gathered(digits, "max_digits", heard)
+        return Gathered(digits, "timeout", heard)
 
     async def record(
         self, name: str, *, max_seconds: float, silence_seconds: float = 3.0, terminators: str = "#"

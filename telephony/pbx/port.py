@@ -161,10 +161,26 @@ class LiveChannel:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Digits that were pressed. `ended_by` is `max_digits`, `terminator` or `timeout`."""
+    """Digits that were pressed. `ended_by` is `max_digits`, `terminator` or `timeout`.
+
+    `heard` is how many seconds of the sound had been played when the first one came.
+    """
 
     digits: str
     ended_by: str
+    heard: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class NotBefore:
+    """Keys that do not count before so many `seconds` of a sound have been played.
+
+    One that comes earlier is let go, and the sound goes on: at `then`, where it has not come so far yet.
+    """
+
+    keys: str
+    seconds: float
+    then: float = 0.0
 
 
 class Leg(Protocol):
@@ -242,13 +258,16 @@ class CallSession(Protocol):
         inter_digit_timeout: float = 2.0,
         terminator: str = "#",
         guarded: bool = False,
+        not_before: NotBefore | None = None,
     ) -> Gathered:
         """Play (barge-in by any digit) and collect digits; times in seconds.
 
-        `timeout` counts from the end of the sound to the first digit. Keys typed ahead count. With `guarded`
-        each step has a `guard` of its own.
-        Asterisk: `GET OPTION` with all digits, then `WAIT FOR DIGIT` for each further one.
-        FreeSWITCH: `play_and_get_digits`.
+        `not_before` names keys that count only once enough of the sound was heard. `timeout` counts from the
+        end of the sound to the first digit. Keys typed ahead count. With `guarded` each step has a `guard`
+        of its own.
+        Asterisk: `GET OPTION` with all digits, then `WAIT FOR DIGIT` for each further one; with `not_before`
+        `STREAM FILE`, from the sample on where it goes on. FreeSWITCH: `play_and_get_digits`; `playback` of
+        `FILE@@SAMPLE`.
         """
         ...
 

@@ -2,9 +2,10 @@
 
     1 confirm   2 decline   * again   0 an agent, where one can be had
 
-Silence is not consent: three askings without an answer, and the retry policy decides. What is said after
-a key is what the row says then, never what was asked of it. What this never does: decide by itself, or
-say an amount of an order that is no longer open.
+Nobody agrees to what they have not heard: a 1 before the amount was said only leads on to it. Silence is
+not consent: three askings without an answer, and the retry policy decides. What is said after a key is
+what the row says then, never what was asked of it. What this never does: decide by itself, or say an
+amount of an order that is no longer open.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from telephony.calls.policy import NO_INPUT
 from telephony.errors import CallEnded, StoreError
 from telephony.model.call import CallStatus, PaymentStatus
 from telephony.model.media import Media
-from telephony.model.prompt import Amount, Digits, Part, Phrase, Prompt, Silence, Text
-from telephony.pbx.port import CallSession
+from telephony.model.prompt import Amount, Digits, Mark, Part, Phrase, Prompt, Silence, Text
+from telephony.pbx.port import CallSession, NotBefore
 from telephony.services.admission import LEAVE_MESSAGE, MACHINE_VARIABLE, Voice
 from telephony.services.payment_book import (
     ASK_SECONDS,
@@ -90,12 +91,13 @@ class Agent:
 
 @dataclass(slots=True)
 class _Talk:
-    """One conversation: the sounds by what they say, and the keys so far."""
+    """One conversation: the sounds by what they say, the keys so far, whether the amount was said."""
 
     session: CallSession
     question: Media
     sayings: dict[str, Media]
     keys: str = ""
+    informed: bool = False
 
 
 class PaymentFlow:
@@ -182,7 +184,14 @@ class PaymentFlow:
                 return await self._end(talk, record, EXPIRED)
             if asked:
                 await talk.session.extend(_time_to_ask(talk.question))
-            gathered = await talk.session.gather(talk.question, max_digits=1, timeout=KEY_WAIT, terminator="")
+            gathered = await talk.session.gather(
+                talk.question,
+                max_digits=1,
+                timeout=KEY_WAIT,
+                terminator="",
+                not_before=None if talk.informed else _amount_first(talk.question),
+            )
+            talk.informed |= gathered.heard >= talk.question.marks[-1]
             talk.keys += gathered.digits
             match gathered.digits:
                 case "1":
@@ -332,6 +341,12 @@ def _failed(by: DecidedBy, talk: _Talk) -> Decision:
     return Decision(PaymentStatus.FAILED, by, by.value, talk.keys)
 
 
+def _amount_first(question: Media) -> NotBefore:
+    """Let 1 count once the payee and the amount were said."""
+    payee, said = question.marks
+    return NotBefore("1", said, then=payee)
+
+
 def _time_to_ask(question: Media) -> float:
     """How long the PBX lets one asking stand, in seconds."""
     return question.seconds + KEY_WAIT + FROZEN_MARGIN
@@ -354,9 +369,11 @@ def _question(record: PaymentRecord, *, agent: bool) -> Prompt:
             Silence(0.3),
             *_spelled(reference_of(record.order_id)),
             Silence(0.5),
+            Mark(),
             Phrase("payment.payee", (("payee", record.payee),)),
             Silence(0.2),
             Amount(Decimal(record.amount), record.currency),
+            Mark(),
             Silence(0.6),
             Phrase("payment.keys_agent" if agent else "payment.keys"),
             Silence(TAIL),

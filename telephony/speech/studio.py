@@ -31,6 +31,7 @@ from telephony.model.prompt import (
     Amount,
     Date,
     Digits,
+    Mark,
     Number,
     Part,
     Phrase,
@@ -219,12 +220,13 @@ class Studio:
         pack = self._packs.pack(self._packs.locale(locale))
         if not prompt.parts or len(prompt.parts) > _MAX_PARTS:
             raise InputError("prompt", "has no part or too many", f"Send 1 to {_MAX_PARTS} parts")
-        sound = _join(await self._clips(prompt.parts, pack))
+        clips, marks = await self._clips(prompt.parts, pack)
+        sound = _join(clips)
         if not sound.samples:
             raise InputError("prompt", "has no length", "Send at least one word")
         if not self._media_dir_ready:
             await asyncio.to_thread(self._prepare_media_dir)
-        return self._publish(sound)
+        return self._publish(sound, tuple(mark / TELEPHONE_RATE for mark in marks))
 
     def discard(self, media: Media) -> None:
         """Erase the files of a sound; one that is gone already, or was never ours, is no error."""
@@ -285,12 +287,19 @@ class Studio:
             self._digits[tag] = lay_out_digits(made, sources)
         return self._digits[tag]
 
-    async def _clips(self, parts: Sequence[Part], pack: Pack) -> list[Clip]:
-        """The sound of all parts in order, with a breath between two that are spoken."""
+    async def _clips(self, parts: Sequence[Part], pack: Pack) -> tuple[list[Clip], list[int]]:
+        """The sound of all parts in order, with a breath between two that are spoken; marks in samples."""
         clips: list[Clip] = []
-        for at, part in enumerate(parts):
-            before = parts[at - 1] if at else None
-            after = parts[at + 1] if at + 1 < len(parts) else None
+        marks: list[int] = []
+        heard = [part for part in parts if not isinstance(part, Mark)]
+        at = -1
+        for part in parts:
+            if isinstance(part, Mark):
+                marks.append(sum(clip.samples for clip in clips))
+                continue
+            at += 1
+            before = heard[at - 1] if at else None
+            after = heard[at + 1] if at + 1 < len(heard) else None
             if isinstance(part, Silence):
                 clips.append(await self._pause(part, before, after, pack))
                 continue
@@ -300,7 +309,7 @@ class Studio:
                 clips.extend(_in_slots(part, await self.digit_slots(pack.tag)))
             else:
                 clips.append(await self._spoken(part, pack))
-        return clips
+        return clips, marks
 
     async def _pause(self, part: Silence, before: Part | None, after: Part | None, pack: Pack) -> Clip:
         """A silence; the margin that a neighbouring digit has in its slot counts as part of it.
@@ -487,7 +496,7 @@ class Studio:
             )
         self._media_dir_ready = True
 
-    def _publish(self, sound: Clip) -> Media:
+    def _publish(self, sound: Clip, marks: tuple[float, ...]) -> Media:
         """Write both files, each under a hidden name first. Quick: the folder lies in memory."""
         name = secrets.token_hex(16)
         self._live.add(name)
@@ -498,7 +507,7 @@ class Studio:
             self._erase(name)
             self._media_dir_ready = False
             raise SpeechError(f"can't write to {self._media_dir}: {error.strerror}") from None
-        return Media(f"{self._pbx_media_dir}/{name}", sound.samples / TELEPHONE_RATE)
+        return Media(f"{self._pbx_media_dir}/{name}", sound.samples / TELEPHONE_RATE, marks)
 
     def _write(self, name: str, octets: bytes) -> None:
         unfinished = self._media_dir / f".{name}.part"

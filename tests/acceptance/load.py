@@ -204,7 +204,8 @@ async def answers_briefly(call: CarrierCall) -> None:
         await call.hang_up(after=0.8)
     else:
         await call.answer(after=kind / 10)
-        await call.press("1", after=1.5)
+        await call.press("1", after=1.0)
+        await call.press("1", after=6.5)
         await call.hang_up(after=1.0)
 
 

@@ -68,10 +68,10 @@ async def storm(lab: Lab, folder: Path, database: Database, *, kills: int, rate:
         return f"{kills} kills, {verdict}, {told.repeats} told twice, back after {back:.1f} s on average"
 
 
-async def test_ten_kills_under_load(
+async def test_twenty_kills_under_load(
     lab: Lab, tmp_path: Path, database: Database, record_property: Figures
 ) -> None:
-    record_property("told", await storm(lab, tmp_path, database, kills=10, rate=5, seed=1))
+    record_property("told", await storm(lab, tmp_path, database, kills=20, rate=5, seed=1))
 
 
 @pytest.mark.soak

@@ -235,7 +235,7 @@ async def test_whoever_leaves_while_the_pbx_listens(lab: Lab, tmp_path: Path) ->
 
 
 async def test_a_pbx_that_cannot_tell_machines_asks_everybody(lab: Lab, tmp_path: Path) -> None:
-    lab.carrier.subscribe(NUMBER, press_keys([(2.0, "1")]))
+    lab.carrier.subscribe(NUMBER, press_keys([(2.0, "1"), (9.0, "1")]))
     await lab.pbx.console("module unload app_amd.so")
     try:
         async with controller(lab, tmp_path) as (_, api):

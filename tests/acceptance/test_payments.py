@@ -83,18 +83,25 @@ async def ended(api: Api, payment: Json) -> Json:
 
 
 @pytest.mark.parametrize(
-    ("key", "answer", "status", "by"),
+    ("presses", "keys", "answer", "status", "by"),
     [
-        ("1", None, "confirmed", "person"),
-        ("*1", {"decision": "confirm"}, "confirmed", "app"),
-        ("1", {"decision": "refuse"}, "failed", "app_refused"),
-        ("2", None, "declined", "person"),
+        ([(14.0, "1")], "1", None, "confirmed", "person"),
+        # A yes in a hurry leads on to the amount; the second one is meant.
+        ([(1.0, "*"), (2.0, "1"), (8.5, "1")], "*1", {"decision": "confirm"}, "confirmed", "app"),
+        ([(1.0, "1"), (7.5, "1")], "1", {"decision": "refuse"}, "failed", "app_refused"),
+        ([(2.0, "2")], "2", None, "declined", "person"),
     ],
 )
 async def test_a_key_decides_and_the_app_is_told(
-    lab: Lab, tmp_path: Path, key: str, answer: Json | None, status: str, by: str
+    lab: Lab,
+    tmp_path: Path,
+    presses: list[tuple[float, str]],
+    keys: str,
+    answer: Json | None,
+    status: str,
+    by: str,
 ) -> None:
-    lab.carrier.subscribe(NUMBER, press_keys([(2.0, key)]))
+    lab.carrier.subscribe(NUMBER, press_keys(presses))
     async with shop_and_controller(lab, tmp_path) as (shop, api, _controller):
         asking: Json = {}
         if answer is not None:
@@ -106,14 +113,14 @@ async def test_a_key_decides_and_the_app_is_told(
         event = await asyncio.wait_for(shop.told.get(), 5)
         assert event["type"] == f"payment_confirmation.{status}"
         assert event["data"]["id"] == payment["id"]
-        assert event["data"]["keys"] == key
+        assert event["data"]["keys"] == keys
         assert len(shop.asked) == (answer is not None)
         call = await api.call_ended(payment)
         assert call["status"] == "completed"
         assert shop.told.empty()
     (heard,) = lab.carrier.calls_to(NUMBER)
     await heard.wait_ended()
-    assert heard.digits_sent == key
+    assert heard.digits_sent == "".join(key for _at, key in presses)
 
 
 async def test_a_cancel_hangs_up_what_rings_and_is_told(lab: Lab, tmp_path: Path) -> None:
@@ -129,7 +136,7 @@ async def test_a_cancel_hangs_up_what_rings_and_is_told(lab: Lab, tmp_path: Path
 
 
 async def test_a_cancel_in_mid_call_is_said(lab: Lab, tmp_path: Path) -> None:
-    lab.carrier.subscribe(NUMBER, press_keys([(4.0, "1")]))
+    lab.carrier.subscribe(NUMBER, press_keys([(14.0, "1")]))
     async with shop_and_controller(lab, tmp_path) as (shop, api, _controller):
         payment = await pay(api)
         while (await api.get(f"/v1/calls/{payment['call_id']}"))["status"] != "answered":

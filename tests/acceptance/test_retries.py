@@ -86,7 +86,8 @@ def early_media(code: int) -> Subscriber:
 
 
 def confirms() -> Subscriber:
-    return press_keys([(1.0, "1")], answer_after=0.1)
+    """A yes in a hurry, which leads on to the amount, and another one when that was said."""
+    return press_keys([(1.0, "1"), (7.5, "1")], answer_after=0.1)
 
 
 def wrong_keys() -> Subscriber:

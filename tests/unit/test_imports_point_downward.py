@@ -29,7 +29,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "services": {"calls", "trunks", "pbx", "speech", "store", "egress", "queues", "ivr", "model", "errors"},
     "lab": {"net", "pbx", "wire", "model", "errors", "resources"},
 }
-TOP = {"api", "console", "cli", "cli_ivr", "cli_trunks", "settings", "app", "demo", "__main__"}
+TOP = {"api", "console", "cli", "settings", "app", "demo", "doctor", "__main__"}
 API_MAY_KNOW = {"services", "model", "errors", "api", "settings", "logs", "resources"}
 
 

@@ -15,7 +15,7 @@ from telephony.errors import PbxRejected
 from telephony.model.media import Media
 from telephony.net.fastagi import AgiChannel
 from telephony.pbx.asterisk.guard import MARGIN, Guard, Move
-from telephony.pbx.port import Gathered
+from telephony.pbx.port import Gathered, NotBefore
 from telephony.wire.agi import AgiReply
 
 COMMAND_SECONDS: Final = 5.0
@@ -31,6 +31,9 @@ _PLAIN: Final = re.compile(r"[A-Za-z0-9 .:+@/_-]+")
 
 _MOST_PAIRS: Final = 20
 """`MSet` takes 24."""
+
+SAMPLES: Final = 8000
+"""Samples a second of what is played and recorded, in which AGI counts."""
 
 DONE_VARIABLE: Final = "TELEPHONY_DONE"
 """Set to 1 by the last command: without it the dialplan takes the local way out."""
@@ -115,10 +118,17 @@ class AgiSession:
 
     async def play(self, media: Media, *, barge_in: str = "") -> str | None:
         """AGI `STREAM FILE`; raises `PbxRejected` when Asterisk cannot open the file."""
+        key, _heard = await self._stream(media, barge_in)
+        return key
+
+    async def _stream(self, media: Media, keys: str, *, start: float = 0.0) -> tuple[str | None, float]:
+        """Play from `start` seconds on; returns the key that stopped it, and how far it had come."""
+        where = (str(round(start * SAMPLES)),) if start else ()
         reply = await self._command(
-            "STREAM", "FILE", media.name, barge_in, seconds=media.seconds + GRACE_SECONDS
+            "STREAM", "FILE", media.name, keys, *where, seconds=media.seconds + GRACE_SECONDS
         )
-        return _key(reply)
+        key = _key(reply)
+        return key, media.seconds if key is None else (reply.endpos or 0) / SAMPLES
 
     async def gather(
         self,
@@ -129,24 +139,42 @@ class AgiSession:
         inter_digit_timeout: float = 2.0,
         terminator: str = "#",
         guarded: bool = False,
+        not_before: NotBefore | None = None,
     ) -> Gathered:
-        """AGI `GET OPTION`, the sound and the wait for a key in one; `WAIT FOR DIGIT` for further ones."""
-        digits = ""
-        while True:
-            wait = inter_digit_timeout if digits else timeout
-            sound = media if media is not None and not digits else None
+        """AGI `GET OPTION`, the sound and the wait for a key in one; `WAIT FOR DIGIT` for further ones.
+
+        With `not_before` it is `STREAM FILE` and a wait, for only that begins in the middle.
+        """
+        digits, key, heard = "", None, 0.0
+        sound = media
+        if media is not None and not_before is not None:
+            sound = None
             if guarded:
-                await self.guard(wait if sound is None else sound.seconds + wait)
-            key = await (self._wait_for_digit(wait) if sound is None else self._option(sound, wait))
+                await self.guard(media.seconds)
+            key, heard = await self._stream(media, ALL_KEYS)
+            while key and key in not_before.keys and heard < not_before.seconds:
+                key, heard = await self._stream(media, ALL_KEYS, start=max(heard, not_before.then))
+        while True:
             if key is None:
-                return Gathered(digits, "timeout")
+                wait = inter_digit_timeout if digits else timeout
+                if guarded:
+                    await self.guard(wait if sound is None else sound.seconds + wait)
+                if sound is None:
+                    key = await self._wait_for_digit(wait)
+                else:
+                    key, heard = await self._option(sound, wait)
+                    sound = None
+            if key is None:
+                return Gathered(digits, "timeout", heard)
             if key in terminator:
-                return Gathered(digits, "terminator")
+                return Gathered(digits, "terminator", heard)
             digits += key
             if len(digits) >= max_digits:
-                return Gathered(digits, "max_digits")
+                return Gathered(digits, "max_digits", heard)
+            key = None
 
-    async def _option(self, media: Media, seconds: float) -> str | None:
+    async def _option(self, media: Media, seconds: float) -> tuple[str | None, float]:
+        """The key, and how many seconds of the sound were heard."""
         reply = await self._command(
             "GET",
             "OPTION",
@@ -159,7 +187,7 @@ class AgiSession:
         if key is None:
             # Behind the sound it answers a hangup like a silence; the next command tells them apart.
             await self._command("NOOP")
-        return key
+        return key, (reply.endpos or 0) / SAMPLES
 
     async def hold(self, silence: Media, until: asyncio.Future[Any]) -> str:
         """`STREAM FILE`, over and over: between commands Asterisk drops what a channel brings."""
@@ -182,7 +210,7 @@ class AgiSession:
     async def record(
         self, name: str, *, max_seconds: float, silence_seconds: float = 3.0, terminators: str = "#"
     ) -> float:
-        """AGI `RECORD FILE` as WAV; the length is what the PBX says it wrote (8,000 samples/s)."""
+        """AGI `RECORD FILE` as WAV; the length is what the PBX says it wrote."""
         reply = await self._command(
             "RECORD",
             "FILE",
@@ -193,7 +221,7 @@ class AgiSession:
             f"s={round(silence_seconds)}",
             seconds=max_seconds + GRACE_SECONDS,
         )
-        return (reply.endpos or 0) / 8000
+        return (reply.endpos or 0) / SAMPLES
 
     async def hear_out(self, timeout: float) -> bool:
         """Run `WaitForSilence`, which counts the frames that come: dead air is silence to it too."""

@@ -10,7 +10,7 @@ from telephony.errors import CallEnded
 from telephony.model.media import Media
 from telephony.net.ami import AmiConfig
 from telephony.pbx.asterisk import AsteriskConfig, AsteriskPbx
-from telephony.pbx.port import CallSession
+from telephony.pbx.port import CallSession, NotBefore
 from tests.unit.pbx.test_machines import LONG, Asterisk, session
 
 
@@ -108,6 +108,34 @@ async def test_a_wait_ends_though_its_end_lay_unseen() -> None:
         assert await asterisk.command() == "ANSWER"
         asterisk.say("200 result=0\n")
         await asyncio.wait_for(answering, LONG)
+
+
+async def test_a_key_that_comes_too_early_leads_on_and_counts_later() -> None:
+    async with session("") as (asterisk, one):
+        amount = NotBefore("1", 6.0, then=4.0)
+        asking = asyncio.create_task(
+            one.gather(Media("/s/a", 8.0), max_digits=1, timeout=5.0, terminator="", not_before=amount)
+        )
+        said = []
+        # At once, then 5 s into the sound; a 1 pressed at 6.5 s counts.
+        for reply in ("49 endpos=800", "49 endpos=40000", "49 endpos=52000"):
+            said.append(await asterisk.command())
+            asterisk.say(f"200 result={reply}\n")
+        gathered = await asyncio.wait_for(asking, LONG)
+        assert (gathered.digits, gathered.heard) == ("1", 6.5)
+        assert [line.split()[4:] for line in said] == [[], ["32000"], ["40000"]]
+
+
+@pytest.mark.parametrize("key", ["2", "0", "*"])
+async def test_other_keys_count_at_once(key: str) -> None:
+    async with session("") as (asterisk, one):
+        amount = NotBefore("1", 6.0)
+        asking = asyncio.create_task(
+            one.gather(Media("/s/a", 8.0), max_digits=1, timeout=5.0, terminator="", not_before=amount)
+        )
+        await asterisk.command()
+        asterisk.say(f"200 result={ord(key)} endpos=8000\n")
+        assert (await asyncio.wait_for(asking, LONG)).digits == key
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from telephony.errors import UnknownLocale
 from telephony.model.call import FINAL_CALL_STATUSES, CallClass
 from telephony.model.client import Client
 from telephony.model.media import Media
-from telephony.model.prompt import Digits, Phrase, Prompt
+from telephony.model.prompt import Digits, Mark, Phrase, Prompt
 from telephony.pbx.memory import MemoryPbx
 from telephony.services.announcement import AnnouncementFlow
 from telephony.services.calls import Calls
@@ -55,7 +55,8 @@ class SilentVoice:
     async def compose(self, prompt: Prompt, locale: str) -> Media:
         name = f"media-{len(self.said)}"
         self.said[name] = prompt
-        return Media(name, 12.0)
+        marks = sum(isinstance(part, Mark) for part in prompt.parts)
+        return Media(name, 12.0, tuple(float(at) for at in range(4, 4 + marks)))
 
     def discard(self, media: Media) -> None:
         self.discarded.append(media.name)

@@ -206,7 +206,7 @@ def test_from_the_calls_recorded(
     else:
         server = request.getfixturevalue("postgres")
         url = server.new_database(template=request.getfixturevalue("migrated"))
-    monkeypatch.setattr("telephony.cli_trunks.PAGE", 3)
+    monkeypatch.setattr("telephony.cli.trunks.PAGE", 3)
     full_hour = time.time_ns() // 1_000_000 // HOUR * HOUR
     start = full_hour - (7 * 24 - 2) * HOUR
     ring = HOUR // 3

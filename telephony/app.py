@@ -27,10 +27,11 @@ from telephony.ivr.book import Edition, TreeBook
 from telephony.ivr.flow import InboundIvr, TreeFlows
 from telephony.ivr.handover import DialplanQueues, DialplanTransfers
 from telephony.ivr.known import rules_here
+from telephony.ivr.recordings import PbxRecordings
 from telephony.ivr.sounds import Wardrobe
-from telephony.ivr.standins import NoWebhooks, Services
+from telephony.ivr.standins import NoProfiles, NoRecordings, NoWebhooks, Services
 from telephony.ivr.tree import Webhook
-from telephony.ivr.webhooks import SignedWebhooks
+from telephony.ivr.webhooks import SignedProfiles, SignedQuestions, SignedWebhooks
 from telephony.model.prompt import Phrase
 from telephony.net.ami import AmiConfig
 from telephony.pbx.asterisk import AsteriskConfig, AsteriskPbx
@@ -240,8 +241,11 @@ async def _ivr(stack: AsyncExitStack, settings: Settings, studio: Studio) -> _Iv
     caller = HttpCaller(guard)
     stack.push_async_callback(caller.close)
     secrets = settings.ivr_webhook_secrets()
+    questions = SignedQuestions(Egress(caller), secrets)
     services = Services(
-        webhooks=SignedWebhooks(Egress(caller), secrets) if secrets else NoWebhooks(),
+        webhooks=SignedWebhooks(questions) if secrets else NoWebhooks(),
+        profiles=SignedProfiles(questions, ivr.lookup_url) if ivr.lookup_url else NoProfiles(),
+        recordings=PbxRecordings(ivr.recordings_dir) if ivr.recordings_dir else NoRecordings(),
         queues=DialplanQueues(ivr.queue_context),
         transfers=DialplanTransfers(ivr.number_context),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -15,6 +16,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from standardwebhooks import Webhook
 
 from telephony.egress.guard import Guard
 from telephony.ivr.book import Edition, read_folder
@@ -46,7 +50,7 @@ SECRET = "whsec_" + "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE="
 PACKS = Packs.load(data_dir("audio"))
 
 
-def ivr_settings(lab: Lab, folder: Path, trees: Path) -> Json:
+def ivr_settings(lab: Lab, folder: Path, trees: Path, **more: object) -> Json:
     ivr = {
         "folder": str(trees),
         "inbound": "ride-hotline",
@@ -54,12 +58,13 @@ def ivr_settings(lab: Lab, folder: Path, trees: Path) -> Json:
         "queue_context": "agents",
         "number_context": "numbers",
         "webhook_secret": SECRET,
+        **more,
     }
     return settings_of(lab, folder, ivr=ivr)
 
 
 def edition_of(trees: Path) -> Edition:
-    return read_folder(trees, rules_here(PACKS, None, Guard()))
+    return read_folder(trees, rules_here(PACKS, None, Guard(["127.0.0.0/8"])))
 
 
 @asynccontextmanager
@@ -95,12 +100,12 @@ async def compiled(folder: Path, edition: Edition, name: str) -> str:
 
 
 @asynccontextmanager
-async def controller(lab: Lab, folder: Path, trees: Path) -> AsyncIterator[ControllerProcess]:
+async def controller(lab: Lab, folder: Path, trees: Path, **more: object) -> AsyncIterator[ControllerProcess]:
     # A cold cache is filled here, at leisure: the controller is waited for half a minute.
     async with studio_in(folder) as studio:
         await studio.prepare(["en", "zh-CN", "es"])
         await Wardrobe(studio).make(1, edition_of(trees).trees.values())
-    process = ControllerProcess(folder, ivr_settings(lab, folder, trees))
+    process = ControllerProcess(folder, ivr_settings(lab, folder, trees, **more))
     try:
         await process.start()
         yield process
@@ -309,8 +314,17 @@ exten => s,1,Answer()
  same => n,Gosub(telephony-ivr,satisfaction,1(order=4711&language=en))
  same => n,NoOp(went on: ${TELEPHONY_RESULT} ${IVR_SOLVED} ${TELEPHONY_LANGUAGE})
  same => n,Hangup()
+; The same by a script, whose process carries the call to the controller; no context of ours is needed.
+[lab-script]
+exten => s,1,Answer()
+ same => n,AGI(SCRIPT,ivr/satisfaction?order=4711&language=en,${TELEPHONY_AGI})
+ same => n,NoOp(went on: ${TELEPHONY_RESULT} ${IVR_SOLVED} ${TELEPHONY_LANGUAGE})
+ same => n,Wait(6)
+ same => n,NoOp(no limit is left)
+ same => n,Hangup()
 [telephony-inbound]
 exten => +861088880009,1,Goto(lab-own,s,1)
+exten => +861088880010,1,Goto(lab-script,s,1)
 """
 )
 
@@ -346,20 +360,151 @@ async def test_a_tree_is_called_out_by_its_name(lab: Lab, tmp_path: Path) -> Non
 
 
 async def test_a_dialplan_runs_a_tree_and_goes_on(lab: Lab, tmp_path: Path) -> None:
-    """Behind the Gosub with the results: with the controller, and with it away."""
+    """Behind the Gosub, or the script, with the results: with the controller, and with it away."""
     trees = trees_in(tmp_path)
     seen = Onlooker(lab)
+    script = tmp_path / "telephony-agi"
+    script.write_text(
+        f'#!/bin/sh\nPYTHONPATH={Path.cwd()} exec {sys.executable} -m telephony.net.stdio "$@"\n'
+    )
+    script.chmod(0o755)
 
-    async def went_on(index: int, keys: str) -> str:
+    async def went_on(called: str, index: int, keys: str) -> list[str]:
         phone = Phone()
-        if keys:
+        if keys in ("1", "2"):
             phone.soon(keys, 1.5)
-        call = await lab.carrier.place("+861088880009", phone, caller=number(index))
+        elif keys:
+            phone.soon(keys, 2.5)
+        call = await lab.carrier.place(called, phone, caller=number(index))
         await call.wait_ended(30)
-        steps = seen.of(number(index), "Newexten", context="lab-own", application="NoOp")
-        return steps[0].data if steps else ""
+        return [step.data.strip() for step in seen.of(number(index), "Newexten", application="NoOp")]
 
-    async with own_dialplan(lab, OWN), seen.watching():
-        async with controller(lab, tmp_path, trees):
-            assert await went_on(1, "1") == "went on: answered yes en"
-        assert (await went_on(2, "")).strip() == "went on: away"
+    limit = "no limit is left"
+    async with own_dialplan(lab, OWN.replace("SCRIPT", str(script))), seen.watching():
+        async with controller(lab, tmp_path, trees) as process:
+            assert await asyncio.gather(
+                went_on("+861088880009", 1, "1"),
+                went_on("+861088880010", 2, "1"),
+                went_on("+861088880010", 3, "hangup"),
+            ) == [["went on: answered yes en"], ["went on: answered yes en", limit], []]
+            left = seen.id_of(number(3))
+            ended = {line["call"]: line["result"] for line in process.log_lines("ivr.ended")}
+            assert ended[left] == "hung_up"
+        assert await asyncio.gather(went_on("+861088880009", 4, ""), went_on("+861088880010", 5, "")) == [
+            ["went on: away"],
+            ["went on: away", limit],
+        ]
+
+
+# ---- apps that are asked while somebody waits
+
+ASKED = """\
+version: 1
+name: asked
+languages: [zh-CN, en]
+start: who
+agent: person
+variables:
+  vip: {about: whether it is somebody who comes first, export: true}
+  note: {about: the recording's id, export: true}
+nodes:
+  who:
+    type: lookup
+    receive: {vip: vip}
+    language_from: language
+    priority_from: first
+    next: ask
+  ask:
+    type: webhook
+    url: URL
+    prompt: {zh-CN: 请稍候。, en: One moment.}
+    timeout: 4.0
+    next: main
+    on_error: person
+  main:
+    type: menu
+    prompt: {zh-CN: 留言请按2，人工请按0。, en: "To leave a message, press 2. For a person, press 0."}
+    keys: {"2": {label: Message, to: talk}}
+    on_fail: person
+  talk:
+    type: record
+    prompt: {zh-CN: 请讲。, en: Please speak.}
+    variable: note
+    max_seconds: 2.0
+    next: bye
+  bye: {type: hangup, result: noted}
+  person: {type: transfer, extension: "9110", context: safety}
+"""
+
+ASKING = (
+    PEOPLE
+    + """\
+[lab-asked]
+exten => s,1,Gosub(telephony-ivr,asked,1())
+ same => n,Set(HOW=${TELEPHONY_RESULT} ${TELEPHONY_LANGUAGE} ${TELEPHONY_PRIORITY})
+ same => n,NoOp(went on: ${HOW} ${IVR_VIP} ${IVR_NOTE})
+ same => n,Hangup()
+[telephony-inbound]
+exten => +861088880008,1,Goto(lab-asked,s,1)
+"""
+)
+ASKED_SECONDS = 3.0
+
+
+async def test_keys_count_while_an_app_is_asked(lab: Lab, tmp_path: Path) -> None:
+    """By events and by INFO, in the words that cover the wait and in the silence behind them."""
+    received: list[Json] = []
+
+    async def app(request: web.Request) -> web.Response:
+        body = Webhook(SECRET).verify(await request.text(), dict(request.headers))
+        received.append(body)
+        if body["type"] == "ivr.lookup":
+            known = body["data"]["caller"] != number(3)
+            profile = {"vip": "yes", "language": "en", "first": 7}
+            return web.json_response(profile) if known else web.Response(status=404)
+        await asyncio.sleep(ASKED_SECONDS)
+        return web.json_response({})
+
+    server = TestServer(web.Application())
+    server.app.router.add_post("/", app)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    presses = [("2", 0.7, False), ("2", 2.3, False), ("2", 2.3, True), ("2", 2.5, False)]
+    async with server:
+        url = str(server.make_url("/"))
+        trees = tmp_path / "trees"
+        trees.mkdir()
+        (trees / "asked.yaml").write_text(ASKED.replace("URL", url), "utf-8")
+        asked = {"lookup_url": url, "recordings_dir": str(kept), "allow_private": ["127.0.0.0/8"]}
+        only = {"inbound": "asked", "numbers": {}}
+        seen = Onlooker(lab)
+        async with (
+            own_dialplan(lab, ASKING),
+            controller(lab, tmp_path, trees, **asked, **only),
+            seen.watching(),
+        ):
+            calls = []
+            for index, (keys, after, by_info) in enumerate(presses):
+                phone = Phone()
+                phone.soon(keys, after)
+                calls.append(
+                    await lab.carrier.place(
+                        "+861088880008", phone, caller=number(index), keys_by_info=by_info
+                    )
+                )
+            await asyncio.gather(*(call.wait_ended(40) for call in calls))
+    notes = set()
+    for index in range(len(presses)):
+        (end,) = seen.of(number(index), "Newexten", context="lab-asked", application="NoOp")
+        *told, note = end.data.removeprefix("went on: ").split()
+        assert told == (["noted", "zh-CN", "0"] if index == 3 else ["noted", "en", "7", "yes"]), end.data
+        assert (kept / f"{note}.wav").stat().st_size > 8000
+        notes.add(note)
+        options = [
+            step
+            for step in seen.of(number(index), "AGIExecStart")
+            if step.application.startswith("GET OPTION")
+        ]
+        assert not options, "the key was there before the menu was said"
+    assert len(notes) == len(presses)
+    assert sorted(one["type"] for one in received) == ["ivr.lookup"] * 4 + ["ivr.webhook"] * 4

@@ -38,6 +38,8 @@ SAMPLES: Final = 8000
 DONE_VARIABLE: Final = "TELEPHONY_DONE"
 """Set to 1 by the last command: without it the dialplan takes the local way out."""
 
+LIMIT: Final = "TIMEOUT(absolute)"
+
 IVR: Final = "ivr"
 TREE_ARGUMENT: Final = "tree"
 """`agi://…/ivr/NAME` hands over the same as `agi://…/ivr?tree=NAME`."""
@@ -251,14 +253,14 @@ class AgiSession:
         """Kept until `hangup` or `transfer`, and set together with `TELEPHONY_DONE`."""
         self._handed_back.update(values)
 
-    async def _done(self) -> None:
+    async def _done(self, *last: str) -> None:
         """`MSet`, which splits at commas and expands `${…}`: other values are set one by one."""
         values = self._handed_back
         plain = [f"{name}={value}" for name, value in values.items() if _PLAIN.fullmatch(value)]
         for name, value in values.items():
             if not _PLAIN.fullmatch(value):
                 await self.set_variable(name, value)
-        plain.append(f"{DONE_VARIABLE}=1")
+        plain += [*last, f"{DONE_VARIABLE}=1"]
         for at in range(0, len(plain), _MOST_PAIRS):
             await self._command("EXEC", "MSet", ",".join(plain[at : at + _MOST_PAIRS]))
 
@@ -280,14 +282,18 @@ class AgiSession:
             await self._guard.release()
 
     async def _set_limit(self, seconds: float) -> None:
-        await self.set_variable("TIMEOUT(absolute)", f"{seconds:.1f}")
+        await self.set_variable(LIMIT, f"{seconds:.1f}")
 
     async def hangup(self) -> None:
         """Say that we are done; the dialplan hangs up as its next step."""
         self.finished = True
         try:
             await self.settle()
-            await (self._done() if self._handed_back else self.set_variable(DONE_VARIABLE, "1"))
+            if self._handed_back:
+                # The dialplan that goes on has no limit of ours.
+                await self._done(f"{LIMIT}=0")
+            else:
+                await self.set_variable(DONE_VARIABLE, "1")
         finally:
             self._over.set()
 

@@ -26,7 +26,7 @@ from telephony.ivr.compile import compile_tree
 from telephony.ivr.known import rules_here
 from telephony.ivr.saying import render, sayings_of
 from telephony.ivr.sounds import Wardrobe
-from telephony.lab import Lab, press_keys
+from telephony.lab import Lab, Phone, own_dialplan, press_keys
 from telephony.lab.carrier import CarrierCall
 from telephony.lab.ear import hear
 from telephony.pbx.asterisk.guard import HOLD
@@ -35,7 +35,7 @@ from telephony.speech.engine import EspeakNg
 from telephony.speech.g711 import from_ulaw
 from telephony.speech.packs import Packs
 from telephony.speech.studio import Studio
-from tests.acceptance.callers import PEOPLE, Onlooker, Phone, Step, number, own_dialplan, trees_in
+from tests.acceptance.callers import PEOPLE, Onlooker, Step, number, trees_in
 from tests.acceptance.control import SPEECH_CACHE, ControllerProcess, Json, api_of, settings_of
 
 pytestmark = pytest.mark.lab

@@ -24,7 +24,7 @@ from telephony.ivr.scripted import World
 from telephony.ivr.simulate import HUNG_UP, Caller, simulate
 from telephony.ivr.sounds import Sounds, Wardrobe
 from telephony.ivr.transcript import phrases_of
-from telephony.ivr.tree import Tree
+from telephony.ivr.tree import CallerCase, Condition, Language, Menu, Tree
 from telephony.lab import Lab, Phone, own_dialplan
 from telephony.net.ami import AmiConfig
 from telephony.pbx.asterisk import AsteriskConfig, AsteriskPbx
@@ -80,40 +80,75 @@ async def scripts(trees: Mapping[str, Tree]) -> list[Script]:
     return found
 
 
-def without_ways(text: str) -> str:
-    """A transcript without where each node led: the next node says so."""
-    return "\n".join(line for line in text.splitlines() if not line.startswith("  ->"))
+def resolved(text: str) -> str:
+    """A transcript that names the node to which `back` or `repeat` led: a dialplan knows no other word."""
+    lines = text.splitlines()
+    for at, line in enumerate(lines[:-1]):
+        for word in ("back", "repeat"):
+            if line.startswith(f"  -> {word} ("):
+                lines[at] = line.replace(word, lines[at + 1].partition(" ")[0], 1)
+    return "\n".join(lines)
+
+
+OUTCOMES = {
+    "say": "said",
+    "set": "set",
+    "goto": "gone",
+    "hangup": "ended",
+    "lookup": "unknown",
+    "queue": "handed_over",
+    "transfer": "handed_over",
+}
+"""How nodes end in a compiled tree that have one end there."""
 
 
 @dataclass
 class Reader:
-    """Reads a transcript from what the PBX did with a caller, and cues the caller's finger."""
+    """Reads a transcript from what the PBX did with a caller, and cues the caller's finger.
+
+    A node's first step names it, its questions and words are steps of their own, and where it leads is told
+    by the `GotoIf` that held, or the next node.
+    """
 
     phone: Phone
     finger: Finger
+    tree: Tree
     words: Mapping[str, tuple[str, str, float]]
     lines: list[str] = field(default_factory=list)
     result: str = HUNG_UP
     over: bool = False
     _reading: bool = False
+    _node: str = ""
+    _key: str = ""
+    _wrong: bool = False
+    _tests: int = 0
 
     def take(self, step: Step) -> None:
         if step.kind == "VarSet" and step.application == "IVR__KEY" and self._reading:
             self._reading = False
+            self._key, self._wrong = step.data, False
             self.finger.typed -= len(step.data)
             self.lines.append(f"  hears {step.data or 'nothing'}")
         elif step.kind == "VarSet" and step.application == "TELEPHONY_RESULT" and not self.over:
             self.result = step.data or self.result
-        if self.over or step.kind != "Newexten" or not step.extension.startswith("node_"):
+        if self.over or step.kind != "Newexten" or not step.context.startswith("telephony-ivr-"):
             return
-        if not step.context.startswith("telephony-ivr-") or step.context.endswith("-hours"):
+        if step.extension == "end" and self._node:
+            self._leaves("hangup")
+        if not step.extension.startswith("node_") or step.context.endswith("-hours"):
             return
         arguments = step.data.split(",")
         match step.application:
             case "NoOp":
                 kind, _, node = step.data.partition(" ")
+                if self._node:
+                    self._leaves(node)
+                self._node, self._key, self._wrong, self._tests = node, "", False, 0
                 self.lines.append(f"{node} ({kind})")
+            case "GotoIf":
+                self._tests += 1
             case "Playback":
+                self._wrong = arguments[0].endswith("invalid")
                 self._says(arguments[0].split("&"))
             case "Read":
                 self._reading = True
@@ -123,9 +158,33 @@ class Reader:
                     files = files[:1]
                 self.finger.hears(self._says(files), question=True)
             case "Queue" | "Dial":
+                self._leaves("dialplan")
                 self.over = True
             case "Goto" if len(arguments) == 3:
+                self._leaves("dialplan")
                 self.over = True
+            case "Goto" if isinstance(self.tree.nodes[self._node], Condition):
+                # None of its tests held.
+                self._tests = 0
+
+    def _leaves(self, target: str) -> None:
+        self.lines.append(f"  -> {target} ({self._outcome()})")
+        self._node = ""
+
+    def _outcome(self) -> str:
+        node = self.tree.nodes[self._node]
+        if isinstance(node, Menu):
+            return "wrong" if self._wrong else self._key or "silence"
+        if isinstance(node, Language):
+            return node.language or node.choices.get(self._key, "not chosen")
+        if isinstance(node, Condition):
+            tests = 0
+            for index, case in enumerate(node.cases):
+                tests += len(self.tree.lists[case.caller_in]) if isinstance(case, CallerCase) else 1
+                if self._tests and self._tests <= tests:
+                    return f"case {index + 1}"
+            return "otherwise"
+        return OUTCOMES[node.type]
 
     def _says(self, files: Sequence[str]) -> float:
         seconds = 0.0
@@ -170,7 +229,7 @@ async def test_one_transcript_everywhere(lab: Lab, tmp_path: Path) -> None:
     wrong += [
         f"compiled, {name} {keys}\n{differs}"
         for (name, keys, text), reader in without_us.values()
-        if (differs := difference(without_ways(text), reader.text))
+        if (differs := difference(resolved(text), reader.text))
     ]
     assert not wrong, "\n".join(wrong)
     assert len(without_us) >= 6
@@ -226,6 +285,6 @@ async def compiled_parts(edition: Edition, folder: Path) -> tuple[dict[str, tupl
     found = enumerate(await scripts(edition.trees))
     readers = {}
     for at, one in found:
-        phone = Phone()
-        readers[number(500 + at)] = (one, Reader(phone, Finger(phone.soon, one[1]), words))
+        phone, tree = Phone(), edition.trees[one[0]]
+        readers[number(500 + at)] = (one, Reader(phone, Finger(phone.soon, one[1]), tree, words))
     return readers, plans

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -26,6 +26,7 @@ from telephony.errors import ConfigError, StoreError
 from telephony.ivr.book import Edition, TreeBook
 from telephony.ivr.flow import InboundIvr, TreeFlows
 from telephony.ivr.handover import DialplanQueues, DialplanTransfers
+from telephony.ivr.inbound_log import InboundCall, InboundLog
 from telephony.ivr.known import rules_here
 from telephony.ivr.recordings import PbxRecordings
 from telephony.ivr.sounds import Wardrobe
@@ -123,7 +124,7 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
         await studio.prepare(settings.speech.locales, branded)
         store = await Store.open(settings.store.url, owner=settings.server.node)
         stack.push_async_callback(store.close)
-        ivr = await _ivr(stack, settings, studio)
+        ivr = await _ivr(stack, settings, studio, store)
         pbx = AsteriskPbx(
             _asterisk(settings, derive_key(master_key, "session-nonce")),
             on_inbound=ivr.inbound if ivr else None,
@@ -232,7 +233,7 @@ class _Ivr:
     flows: TreeFlows
 
 
-async def _ivr(stack: AsyncExitStack, settings: Settings, studio: Studio) -> _Ivr | None:
+async def _ivr(stack: AsyncExitStack, settings: Settings, studio: Studio, store: Store) -> _Ivr | None:
     """Load the trees, render what they say, and watch their folder. Raises `ConfigError` for a faulty one."""
     ivr = settings.ivr
     if ivr.folder is None:
@@ -261,9 +262,30 @@ async def _ivr(stack: AsyncExitStack, settings: Settings, studio: Studio) -> _Iv
     await book.start()
     stack.push_async_callback(book.stop)
     inbound = InboundIvr(
-        book, studio, services, default_tree=ivr.inbound, numbers=ivr.numbers, wardrobe=wardrobe
+        book,
+        studio,
+        services,
+        default_tree=ivr.inbound,
+        numbers=ivr.numbers,
+        wardrobe=wardrobe,
+        keep=_inbound_log(stack, settings, store),
     )
     return _Ivr(inbound, TreeFlows(book, studio, services, wardrobe))
+
+
+def _inbound_log(
+    stack: AsyncExitStack, settings: Settings, store: Store
+) -> Callable[[InboundCall], None] | None:
+    """Who keeps the calls that came in; nobody where it is not clear whose they are."""
+    names = [client.name for client in settings.clients]
+    client = settings.ivr.client or (names[0] if len(names) == 1 else "")
+    if not client:
+        log.warning("ivr.calls_not_kept", mend="say in ivr.client which client sees the calls that come in")
+        return None
+    kept = InboundLog(store, client)
+    kept.start()
+    stack.push_async_callback(kept.stop)
+    return kept.keep
 
 
 def _check_edition(settings: Settings, edition: Edition, *, asks: bool) -> None:

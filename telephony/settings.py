@@ -498,7 +498,8 @@ class IvrSection(Section):
 
     A call for which the dialplan names no tree gets that of its called number in `numbers`, else `inbound`.
     Queues go on in the dialplan at `queue_context`, each at the extension of its name, numbers at
-    `number_context`; without them neither is there. `lookup_url` is the app that knows who calls,
+    `number_context`; without them neither is there. `client` is whose the calls are that came in
+    (with one client they are its own). `lookup_url` is the app that knows who calls,
     `recordings_dir` the PBX's folder for what callers say. What apps are asked is signed with
     `webhook_secret`; `allow_private` is what may be reached beside the Internet.
     """
@@ -508,6 +509,7 @@ class IvrSection(Section):
     numbers: dict[Annotated[str, _checked(_no_called_number)], Annotated[str, _checked(_no_tree)]] = {}
     queue_context: Annotated[str, _checked(_no_dialplan_name)] = ""
     number_context: Annotated[str, _checked(_no_dialplan_name)] = ""
+    client: str = ""
     lookup_url: Annotated[str, _checked(url_problem)] | None = None
     recordings_dir: Annotated[str, _checked(_no_recordings_folder)] = ""
     webhook_secret: SecretStr | None = None
@@ -817,6 +819,10 @@ def _ivr_faults(settings: Settings) -> Iterator[ConfigError]:
     except ConfigError as error:
         yield error
         return
+    names = [client.name for client in settings.clients]
+    if ivr.client and ivr.client not in names:
+        known = ", ".join(names) or "none: there is none"
+        yield ConfigError("ivr.client", "names no client", f"Write one of {known}")
     if ivr.lookup_url is not None and not secrets:
         mend = 'Make one with: echo "whsec_$(openssl rand -base64 32)"'
         yield ConfigError("ivr.webhook_secret", "is missing beside lookup_url", mend)

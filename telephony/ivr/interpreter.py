@@ -172,6 +172,11 @@ class Interpreter:
         return self._journal.keys
 
     @property
+    def language(self) -> str:
+        """In which language it is spoken now."""
+        return self._language
+
+    @property
     def visits(self) -> tuple[Visit, ...]:
         """Every node so far."""
         return tuple(self._journal.visits)

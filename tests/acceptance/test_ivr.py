@@ -113,7 +113,8 @@ async def controller(lab: Lab, folder: Path, trees: Path, **more: object) -> Asy
         await process.stop()
 
 
-PLANS: list[tuple[str, str, tuple[str, str], list[str], str]] = [
+Plan = tuple[str, str, tuple[str, str], list[str], str]
+PLANS: list[Plan] = [
     # called, keys, the person reached, the nodes, the language of what the last one says
     (HOTLINE, "11", ("safety", "9110"), ["who", "speak", "main", "emergency"], "zh-CN"),
     (HOTLINE, "21", ("safety", "9110"), ["who", "speak", "main", "emergency"], "en"),
@@ -196,8 +197,36 @@ async def crowd(lab: Lab, folder: Path, people: int) -> str:
                 wrong.append((index, keys, got))
         assert not wrong, wrong
         assert len(ended) == people
+        await kept_by_us(process, plans, seen)
     lasted = max(call.ended_at - call.arrived_mono for call in calls if call.ended_at)
     return f"{people} callers, none dropped, the longest call {lasted:.1f} s"
+
+
+async def kept_by_us(process: ControllerProcess, plans: list[Plan], seen: Onlooker) -> None:
+    """Each of them is a call that an app can look at, with its path."""
+    async with api_of(process.url) as api:
+        calls: list[Json] = []
+
+        async def listed() -> bool:
+            calls.clear()
+            cursor = ""
+            while True:
+                page = await api.get(f"/v1/calls?limit=100{cursor}")
+                calls.extend(page["items"])
+                if page["next_cursor"] is None:
+                    return len(calls) == len(plans)
+                cursor = f"&cursor={page['next_cursor']}"
+
+        async with asyncio.timeout(10):
+            while not await listed():
+                await asyncio.sleep(0.2)
+        by_channel = {call["metadata"]["channel"]: call for call in calls}
+        for index, (_, keys, _, path, tag) in enumerate(plans):
+            call = by_channel[seen.id_of(number(index))]
+            assert (call["direction"], call["from"], call["locale"]) == ("inbound", number(index), tag)
+            assert [step["node"] for step in call["path"]] == path
+            assert "".join(step["keys"] for step in call["path"]) == keys
+        assert await api.get(f"/v1/calls/{calls[0]['id']}") == calls[0]
 
 
 async def test_thirty_callers_at_once(

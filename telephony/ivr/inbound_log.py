@@ -113,11 +113,12 @@ class InboundLog:
         batch = [self._waiting[at] for at in range(min(BATCH, len(self._waiting)))]
         try:
             async with self._store.transaction() as work:
-                for request, event in batch:
+                wanted = batch
+                if self._in_doubt:
                     # A commit whose answer was lost may have been one.
-                    if not self._in_doubt or await work.requests.get(request.id) is None:
-                        await work.requests.add(request)
-                        await work.events.add(event)
+                    wanted = [one for one in batch if await work.requests.get(one[0].id) is None]
+                await work.requests.add(*(request for request, _ in wanted))
+                await work.events.add(*(event for _, event in wanted))
         except StoreError as error:
             self._in_doubt = True
             log.warning("ivr.calls_not_kept_yet", waiting=len(self._waiting), error=str(error))

@@ -319,7 +319,7 @@ class CallSession(Protocol):
     async def guard(self, seconds: float) -> None:
         """A step of so many seconds begins: the PBX keeps the call for it, and not much longer.
 
-        Should we freeze, the PBX takes its own way within four seconds, in the middle of the step too.
+        Should we freeze, the PBX takes its own way within six seconds, in the middle of the step too.
         Asterisk: `TIMEOUT(absolute)`, moved on by AMI `Setvar`. FreeSWITCH: `sched_hangup`.
         """
         ...

@@ -16,7 +16,7 @@ from typing import Final
 
 from telephony.errors import PbxError, WireError
 
-HOLD: Final = 4.5
+HOLD: Final = 5.5
 """Seconds that the PBX keeps a call without hearing of us."""
 
 RENEW_BELOW: Final = 1.5

@@ -69,7 +69,7 @@ async def test_a_call_just_heard_of_needs_no_word_through_the_conversation() -> 
     await one.allow(1.0)
     assert limit.moved == [0.4]
     await asyncio.sleep(0.5)
-    assert len(limit.moved) == 2
+    assert len(limit.moved) >= 2
     assert not limit.by_hand
     await one.release()
 

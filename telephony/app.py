@@ -46,6 +46,8 @@ from telephony.services.notices import Notices
 from telephony.services.payment import PaymentRules, Payments
 from telephony.services.payment_book import AppQuestion, PaymentBook, PaymentExpiry
 from telephony.services.payment_flow import Agent, PaymentFlow
+from telephony.services.trunk_notices import TrunkNotices
+from telephony.services.trunks import TrunkDesk
 from telephony.services.verification import CallBudget, VerificationFlow, VerificationRules, Verifications
 from telephony.services.webhooks import WebhookDeliveries
 from telephony.settings import Settings
@@ -53,11 +55,14 @@ from telephony.speech.engine import EspeakNg
 from telephony.speech.packs import Packs
 from telephony.speech.studio import Studio
 from telephony.store import Store
+from telephony.trunks.board import TrunkBoard
+from telephony.trunks.inbound import InboundLines
 from telephony.trunks.routing import Router
+from telephony.trunks.watch import TrunkWatch
 
 log = structlog.get_logger(__name__)
 
-AMI_EVENTS: Final = ("DialState", "Hangup", "Newstate", "OriginateResponse")
+AMI_EVENTS: Final = ("DialState", "Hangup", "Newstate", "OriginateResponse", "VarSet")
 BRANDED: Final = (
     "verification.greeting",
     "verification.press_key",
@@ -125,12 +130,23 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
         store = await Store.open(settings.store.url, owner=settings.server.node)
         stack.push_async_callback(store.close)
         ivr = await _ivr(stack, settings, studio, store)
+        router = Router(settings.trunk_list(), settings.route_rules(), settings.overflow.trunks)
+        board = TrunkBoard(
+            store,
+            router.trunks,
+            plan=settings.overflow_plan(),
+            crowded_at=settings.overflow.crowded_at,
+        )
+        inbound = InboundLines(
+            store, router.trunks, owner=settings.server.node, lease=settings.store.lease_seconds
+        )
         pbx = AsteriskPbx(
             _asterisk(settings, derive_key(master_key, "session-nonce")),
             on_inbound=ivr.inbound if ivr else None,
+            callers=inbound,
+            on_global=board.heard,
         )
         codes = CodeBox(master_key)
-        router = Router(settings.trunk_list(), settings.route_rules(), settings.overflow.trunks)
         endpoints = settings.webhook_endpoints()
         guard = Guard(settings.webhooks.allow_private)
         caller = HttpCaller(guard)
@@ -141,6 +157,16 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
         book = PaymentBook(store, notices)
         app = AppQuestion(egress, guard, endpoints)
         flows = FlowRegistry([AnnouncementFlow(store, studio)], notices, ivr.flows if ivr else None)
+        watch = TrunkWatch(
+            store,
+            pbx,
+            router,
+            TrunkNotices(notices),
+            owner=settings.server.node,
+            lease=settings.store.lease_seconds,
+            rules=settings.breaker_rules(),
+            saturation_rules=settings.saturation_rules(),
+        )
         engine = CallEngine(
             store,
             pbx,
@@ -152,6 +178,7 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
             owner=settings.server.node,
             discard=studio.discard,
             config=_engine(settings),
+            full=watch.found_full,
         )
         verifications = Verifications(store, engine, router, studio, codes, _rules(settings), notices=notices)
         housekeeper = Housekeeper(store, studio, PaymentExpiry(book, engine), notices=notices)
@@ -176,21 +203,29 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
         )
         urls = {name: endpoint.url for name, endpoint in endpoints.items()}
         deliveries = WebhookDeliveries(store, urls, deliverer.wake)
+        trunks = TrunkDesk(store, router.trunks, board.changed)
         deliverer.start()
         stack.push_async_callback(deliverer.stop)
+        stack.push_async_callback(inbound.stop)
         await pbx.start()
         stack.push_async_callback(pbx.stop)
         await engine.start()
         stack.push_async_callback(engine.stop)
+        watch.start(engine.look_for_lines)
+        stack.push_async_callback(watch.stop)
+        inbound.start(engine.look_for_lines)
+        await board.start(pbx, pbx.notes)
+        stack.push_async_callback(board.stop)
         housekeeper.start()
         stack.push_async_callback(housekeeper.stop)
         registry = CollectorRegistry()
-        _watch(registry, pbx, engine)
+        _watch(registry, pbx, engine, watch)
         http = create_app(
             verifications=verifications,
             payments=payments,
             calls=calls,
             deliveries=deliveries,
+            trunks=trunks,
             health=Readiness(store, pbx),
             keys=KeyRing(
                 (section.key_hash, client) for section, client in zip(settings.clients, clients, strict=True)
@@ -361,6 +396,7 @@ def _engine(settings: Settings) -> EngineConfig:
         otp_share=settings.calls.otp_share,
         windows=settings.windows(),
         retry=settings.retry_rules(),
+        breaker=settings.breaker_rules(),
     )
 
 
@@ -387,7 +423,7 @@ def _agent(settings: Settings) -> Agent | None:
     return Agent(payments.transfer_extension, payments.transfer_context)
 
 
-def _watch(registry: CollectorRegistry, pbx: AsteriskPbx, engine: CallEngine) -> None:
+def _watch(registry: CollectorRegistry, pbx: AsteriskPbx, engine: CallEngine, watch: TrunkWatch) -> None:
     """Let the metrics read what the rooms know of themselves."""
     linked = Gauge("telephony_pbx_connected", "1 while linked to the PBX", registry=registry)
     linked.set_function(lambda: float(pbx.ready))
@@ -395,6 +431,8 @@ def _watch(registry: CollectorRegistry, pbx: AsteriskPbx, engine: CallEngine) ->
     live.set_function(lambda: float(engine.live_calls))
     strays = Gauge("telephony_sessions_refused", "FastAGI sessions that fitted no call", registry=registry)
     strays.set_function(lambda: float(pbx.stray_sessions))
+    mended = Gauge("telephony_slots_mended", "Slots that the census found wrong", registry=registry)
+    mended.set_function(lambda: float(watch.mended))
 
 
 async def _serve_http(stack: AsyncExitStack, http: web.Application, settings: Settings) -> int:

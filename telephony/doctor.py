@@ -189,7 +189,7 @@ async def _rights(ami: AmiClient) -> Finding:
     may = {name for name, _ in reply.message.headers}
     missing = [name for name in NEEDED_ACTIONS if name not in may]
     if missing:
-        mend = "Write read=call,reporting,cdr and write=originate,call,reporting in manager.conf"
+        mend = "Give it the rights of docs/dialplan.md in manager.conf, then: manager reload"
         return Finding("rights", Level.FAULT, f"the user lacks {', '.join(missing)}", mend)
     beyond = [name for name in TOO_MUCH if name in may]
     if beyond:

@@ -9,6 +9,7 @@
     │   └── IdempotencyMismatch     an Idempotency-Key that was used for another request
     ├── Refused                     well-formed, but not now or not here
     │   ├── DestinationNotAllowed   outside the allow-listed prefixes
+    │   ├── NotPermitted            this client's key does not stretch so far
     │   ├── RateLimited             a budget is used up: says when to come back
     │   ├── Conflict                the resource is in a state that does not allow it
     │   │   └── IdempotencyConflict the first request under this Idempotency-Key is still being answered
@@ -89,6 +90,10 @@ class Refused(TelephonyError):
 
 class DestinationNotAllowed(Refused):
     """The number lies outside the allow-listed prefixes or regions."""
+
+
+class NotPermitted(Refused):
+    """The client's key does not stretch so far."""
 
 
 class RateLimited(Refused):

@@ -42,10 +42,14 @@ from telephony.egress.signing import decode_secret
 from telephony.errors import ConfigError, InputError
 from telephony.model.call import CallClass
 from telephony.model.client import Client
+from telephony.model.trunk import MOST_LINES
 from telephony.pbx.port import EarlyMedia, IdentityForm
+from telephony.trunks.breaker import BreakerRules
 from telephony.trunks.dialect import NumberFormat, Trunk
 from telephony.trunks.hours import WeekHours, parse_window
+from telephony.trunks.overflow import Step, parse_step, plan_text
 from telephony.trunks.routing import Order, RouteRule
+from telephony.trunks.saturation import SaturationRules
 
 ENVIRONMENT_PREFIX: Final = "TELEPHONY_"
 DEFAULT_FILES: Final = (Path("telephony.toml"), Path("/etc/telephony/telephony.toml"))
@@ -136,6 +140,14 @@ def _no_recordings_folder(text: str) -> str | None:
     if re.fullmatch(r"(/[A-Za-z0-9._-]+)*", text) and ".." not in text:
         return None
     return "is not an absolute path of letters, digits and . _ -; write the folder as the PBX sees it"
+
+
+def _no_step(text: str) -> str | None:
+    try:
+        parse_step(text)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _no_tree(text: str) -> str | None:
@@ -304,12 +316,15 @@ class FastAgi(Section):
 class TrunkSection(Section):
     """`[[trunks]]`: one way out, and how its carrier wants it. `endpoint` is the PJSIP endpoint's name.
 
-    Times in seconds.
+    Without `channels` there is no limit, without `calls_per_second` no pace. Times in seconds.
     """
 
     name: Name
     endpoint: Annotated[str, _checked(_no_endpoint)]
     prefixes: tuple[NumberPrefix, ...] = ()
+    channels: int | None = Field(default=None, ge=0, le=MOST_LINES)
+    calls_per_second: Annotated[float, Field(gt=0, le=1000)] | None = None
+    burst: int = Field(default=1, ge=1, le=1000)
     priority: int = Field(default=1, ge=1, le=1000)
     cost: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
     weight: int = Field(default=0, ge=0, le=1_000_000)
@@ -346,9 +361,33 @@ class RouteSection(Section):
 
 
 class OverflowSection(Section):
-    """`[overflow]`: `trunks` are kept for calls that no other can take."""
+    """`[overflow]`: `trunks` are kept for calls that no other can take.
+
+    `inbound` is what becomes of a caller whose trunk is full, step by step; without any: 503. From
+    `crowded_at` of the lines on, callers hear short prompts.
+
+    A trunk is saturated when it is full, or when `saturated_at` of its lines were in use for `seconds`; it
+    has recovered when no more than `recovered_at` were for as long.
+    """
 
     trunks: tuple[Name, ...] = ()
+    inbound: tuple[Annotated[str, _checked(_no_step)], ...] = ()
+    crowded_at: float = Field(default=0.9, ge=0, le=1)
+    saturated_at: float = Field(default=0.9, gt=0, le=1)
+    recovered_at: float = Field(default=0.7, ge=0, lt=1)
+    seconds: Seconds = 10.0
+
+
+class BreakerSection(Section):
+    """`[breaker]`: a trunk that fails so often within `window` is left alone for `pause`, up to `longest`.
+
+    Times in seconds.
+    """
+
+    failures: int = Field(default=5, ge=1, le=1000)
+    window: Annotated[float, Field(ge=1, le=3600)] = 30.0
+    pause: Annotated[float, Field(ge=1, le=3600)] = 5.0
+    longest: Annotated[float, Field(ge=1, le=3600)] = 300.0
 
 
 class SpeechSection(Section):
@@ -461,8 +500,8 @@ class ClientSection(Section):
     """`[[clients]]`: an app with its key's hash, `sha256:` and 64 hexadecimal digits.
 
     Calls show `caller_number`, or one of `caller_numbers` where the request asks for it.
-    Its webhooks go to `webhook_url`, signed with `webhook_secret` (`whsec_` and base64) and, while that is
-    being changed, with `webhook_old_secret` too.
+    An `operator` may change trunks. Its webhooks go to `webhook_url`, signed with `webhook_secret` (`whsec_`
+    and base64) and, while that is being changed, with `webhook_old_secret` too.
     """
 
     name: Name
@@ -477,6 +516,7 @@ class ClientSection(Section):
     webhook_secret: SecretStr | None = None
     webhook_secret_file: Path | None = None
     webhook_old_secret: SecretStr | None = None
+    operator: bool = False
 
 
 class Webhooks(Section):
@@ -535,6 +575,7 @@ class Settings(Section):
     trunks: tuple[TrunkSection, ...] = Field(min_length=1)
     routes: tuple[RouteSection, ...] = ()
     overflow: OverflowSection = OverflowSection()
+    breaker: BreakerSection = BreakerSection()
     speech: SpeechSection = SpeechSection()
     verification: VerificationSection = VerificationSection()
     payments: PaymentSection = PaymentSection()
@@ -560,6 +601,7 @@ class Settings(Section):
                 regions=self.numbers.allowed_regions,
                 prefixes=self.numbers.allowed_prefixes,
                 caller_numbers=section.caller_numbers,
+                operator=section.operator,
             )
             for section in self.clients
         )
@@ -595,6 +637,26 @@ class Settings(Section):
             )
             for section in self.routes
         )
+
+    def breaker_rules(self) -> BreakerRules:
+        """The bounds of `[breaker]`."""
+        rules = self.breaker
+        return BreakerRules(
+            failures=rules.failures, window=rules.window, pause=rules.pause, longest=rules.longest
+        )
+
+    def overflow_plan(self) -> str:
+        """What becomes of callers whose trunk is full, as the dialplan reads it."""
+        return plan_text(self.overflow_steps(), self.trunk_list())
+
+    def overflow_steps(self) -> tuple[Step, ...]:
+        """The steps of `[overflow] inbound`."""
+        return tuple(parse_step(text) for text in self.overflow.inbound)
+
+    def saturation_rules(self) -> SaturationRules:
+        """When `[overflow]` calls a trunk saturated."""
+        rules = self.overflow
+        return SaturationRules(rules.saturated_at, rules.recovered_at, rules.seconds)
 
     def webhook_endpoints(self) -> dict[str, Endpoint]:
         """Where the clients that have a `webhook_url` want their webhooks, by name; raises `ConfigError`."""
@@ -665,6 +727,9 @@ def _trunk(section: TrunkSection, default_region: str | None) -> Trunk:
         codecs=section.codecs,
         ring_timeout=section.ring_timeout,
         region=section.region or default_region or "",
+        channels=section.channels,
+        calls_per_second=section.calls_per_second,
+        burst=section.burst,
         priority=section.priority,
         cost=section.cost,
         weight=section.weight,
@@ -839,6 +904,8 @@ def _trunk_faults(settings: Settings) -> Iterator[ConfigError]:
         if trunk.hours and not trunk.zone:
             mend = 'Write by which clock, such as zone = "Asia/Shanghai"'
             yield ConfigError(f"{section}.zone", "is missing beside hours", mend)
+        if trunk.burst > 1 and trunk.calls_per_second is None:
+            yield ConfigError(f"{section}.calls_per_second", "is missing beside burst", "Write both")
         if trunk.identity == "rpid" and not trunk.identity_domain:
             mend = "Write the domain of the caller's address"
             yield ConfigError(f"{section}.identity_domain", "is missing beside identity rpid", mend)
@@ -851,9 +918,18 @@ def _trunk_faults(settings: Settings) -> Iterator[ConfigError]:
             if name not in known:
                 mend = f"Write one of {', '.join(known)}"
                 yield ConfigError(f"{key}[{place}]", f"{name!r} is no trunk of this file", mend)
+    for place, step in enumerate(settings.overflow_steps()):
+        if step.trunk is not None and step.trunk not in known:
+            mend = f"Write one of {', '.join(known)}"
+            yield ConfigError(f"overflow.inbound[{place}]", f"{step.trunk!r} is no trunk of this file", mend)
     if not set(known) - set(settings.overflow.trunks):
         mend = "Leave at least one trunk out of it"
         yield ConfigError("overflow.trunks", "keeps every trunk for overflow", mend)
+    if settings.overflow.recovered_at >= settings.overflow.saturated_at:
+        mend = "Write less than saturated_at"
+        yield ConfigError("overflow.recovered_at", "leaves no distance to saturated_at", mend)
+    if settings.breaker.longest < settings.breaker.pause:
+        yield ConfigError("breaker.longest", "is shorter than pause", "Write pause or more")
 
 
 def _webhook_faults(section: str, client: ClientSection) -> Iterator[ConfigError]:

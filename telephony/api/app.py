@@ -28,6 +28,7 @@ from telephony.api.ports import (
     DeliveryService,
     Health,
     PaymentService,
+    TrunkService,
     VerificationService,
 )
 from telephony.api.problems import INTERNAL_DETAIL, problem, problem_of
@@ -41,10 +42,13 @@ from telephony.api.schemas import (
     Delivery,
     DryRun,
     Empty,
+    LimitRequest,
     ListOf,
     Payment,
     PaymentRequest,
     Readiness,
+    Trunk,
+    TrunkList,
     Verification,
     VerificationRequest,
 )
@@ -114,6 +118,7 @@ class HttpFace:
         payments: PaymentService,
         calls: CallService,
         deliveries: DeliveryService,
+        trunks: TrunkService,
         health: Health,
         keys: KeyRing,
         registry: CollectorRegistry,
@@ -121,6 +126,7 @@ class HttpFace:
         self._verifications = verifications
         self._payments = payments
         self._deliveries = deliveries
+        self._trunks = trunks
         self._calls = calls
         self._health = health
         self._keys = keys
@@ -135,6 +141,7 @@ class HttpFace:
         payment = "/v1/payment-confirmations/{id:[A-Za-z0-9_-]{1,64}}"
         call = "/v1/calls/{id:[A-Za-z0-9_-]{1,64}}"
         delivery = "/v1/webhook-deliveries/{id:[A-Za-z0-9_-]{1,64}}"
+        trunk = "/v1/trunks/{name:[^/]{1,64}}"
 
         def post(path: str, handler: Handler) -> web.RouteDef:
             return web.post(path, handler, expect_handler=self._expected)
@@ -156,6 +163,11 @@ class HttpFace:
             post(f"{call}/cancel", self.cancel_call),
             web.get("/v1/webhook-deliveries", self.list_deliveries),
             post(f"{delivery}/resend", self.resend_delivery),
+            web.get("/v1/trunks", self.list_trunks),
+            web.get(trunk, self.get_trunk),
+            post(f"{trunk}/drain", self.drain_trunk),
+            post(f"{trunk}/resume", self.resume_trunk),
+            post(f"{trunk}/limit", self.limit_trunk),
             web.get("/healthz", self.healthz),
             web.get("/readyz", self.readyz),
             web.get("/metrics", self.metrics),
@@ -306,6 +318,32 @@ class HttpFace:
         """`POST /v1/webhook-deliveries/{id}/resend`."""
         await read_model(request, Empty, optional=True)
         return _json(Delivery.of(await self._deliveries.resend(request[CLIENT], request.match_info["id"])))
+
+    # ---- trunks
+
+    async def list_trunks(self, _request: web.Request) -> web.Response:
+        """`GET /v1/trunks`."""
+        return _json(TrunkList(items=[Trunk.of(view) for view in await self._trunks.list()]))
+
+    async def get_trunk(self, request: web.Request) -> web.Response:
+        """`GET /v1/trunks/{name}`."""
+        return _json(Trunk.of(await self._trunks.get(request.match_info["name"])))
+
+    async def drain_trunk(self, request: web.Request) -> web.Response:
+        """`POST /v1/trunks/{name}/drain`."""
+        await read_model(request, Empty, optional=True)
+        return _json(Trunk.of(await self._trunks.drain(request[CLIENT], request.match_info["name"])))
+
+    async def resume_trunk(self, request: web.Request) -> web.Response:
+        """`POST /v1/trunks/{name}/resume`."""
+        await read_model(request, Empty, optional=True)
+        return _json(Trunk.of(await self._trunks.resume(request[CLIENT], request.match_info["name"])))
+
+    async def limit_trunk(self, request: web.Request) -> web.Response:
+        """`POST /v1/trunks/{name}/limit`."""
+        body, _raw = await read_model(request, LimitRequest)
+        name = request.match_info["name"]
+        return _json(Trunk.of(await self._trunks.limit(request[CLIENT], name, body.channels)))
 
     # ---- the house itself
 
@@ -483,12 +521,15 @@ def create_app(
     payments: PaymentService,
     calls: CallService,
     deliveries: DeliveryService,
+    trunks: TrunkService,
     health: Health,
     keys: KeyRing,
     registry: CollectorRegistry | None = None,
 ) -> web.Application:
     """Put the HTTP face together."""
-    face = HttpFace(verifications, payments, calls, deliveries, health, keys, registry or CollectorRegistry())
+    face = HttpFace(
+        verifications, payments, calls, deliveries, trunks, health, keys, registry or CollectorRegistry()
+    )
     app = web.Application(middlewares=[face.around], client_max_size=MAX_BODY)
     app.add_routes(face.routes())
     return app

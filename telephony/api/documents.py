@@ -27,11 +27,14 @@ from telephony.api.schemas import (
     Delivery,
     DryRun,
     Empty,
+    LimitRequest,
     ListOf,
     Payment,
     PaymentRequest,
     Problem,
     Readiness,
+    Trunk,
+    TrunkList,
     Verification,
     VerificationRequest,
 )
@@ -194,6 +197,32 @@ OPERATIONS: Final = (
         Delivery,
         body=Empty,
         problems=("not-found", "conflict"),
+    ),
+    Operation("get", "/v1/trunks", "List trunks as they are now, in the configured order", TrunkList),
+    Operation("get", "/v1/trunks/{name}", "Read a trunk as it is now", Trunk, problems=("not-found",)),
+    Operation(
+        "post",
+        "/v1/trunks/{name}/drain",
+        "Let a trunk take no new call; those that stand go on",
+        Trunk,
+        body=Empty,
+        problems=("not-found", "not-permitted"),
+    ),
+    Operation(
+        "post",
+        "/v1/trunks/{name}/resume",
+        "Let a trunk take calls again",
+        Trunk,
+        body=Empty,
+        problems=("not-found", "not-permitted"),
+    ),
+    Operation(
+        "post",
+        "/v1/trunks/{name}/limit",
+        "Let so many calls stand on a trunk, from the next call on",
+        Trunk,
+        body=LimitRequest,
+        problems=("not-found", "not-permitted"),
     ),
     Operation("get", "/healthz", "Whether the process is alive", Alive, open=True),
     Operation(
@@ -400,16 +429,21 @@ def _content(reference: Any, media_type: str = "application/json") -> dict[str, 
 
 def _operation_id(operation: Operation) -> str:
     words = [
-        word for word in operation.path.strip("/").replace(".", "_").split("/") if word not in ("v1", "{id}")
+        word
+        for word in operation.path.strip("/").replace(".", "_").split("/")
+        if word not in ("v1", "{id}", "{name}")
     ]
-    suffix = "_one" if operation.path.endswith("{id}") else ""
+    suffix = "_one" if operation.path.endswith("}") else ""
     return f"{operation.method}_{'_'.join(words)}{suffix}"
 
 
 def _parameters(operation: Operation) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    if "{id}" in operation.path:
-        found.append({"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})
+    found += [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in ("id", "name")
+        if f"{{{name}}}" in operation.path
+    ]
     found += [{"in": "query", "required": False, **_QUERY[name]} for name in operation.query]
     if operation.idempotent:
         found.append(

@@ -21,8 +21,11 @@ def new_key() -> str:
 
 
 def hash_key(key: str) -> str:
-    """Return the hash that the configuration holds."""
-    return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+    """Return the hash that the configuration holds.
+
+    Bytes of a header that are no UTF-8 come as lone surrogates, and are hashed as the bytes they were.
+    """
+    return f"sha256:{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()}"
 
 
 class KeyRing:

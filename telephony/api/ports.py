@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from telephony.model.call import CallStatus, PaymentStatus, VerificationStatus
@@ -19,6 +19,7 @@ from telephony.services.contract import (
     Page,
     PaymentView,
     StoredReply,
+    TrunkView,
     Verdict,
     VerificationView,
 )
@@ -147,6 +148,30 @@ class CallService(Protocol):
         self, client: Client, call_id: str, timeout: float, seen: CallStatus | None
     ) -> None:
         """Wait until it changes; at once where it is not (any more) as `seen`."""
+        ...
+
+
+class TrunkService(Protocol):
+    """Trunks; every method raises the errors of `telephony.errors`."""
+
+    async def list(self) -> Sequence[TrunkView]:
+        """Read all, in the configured order."""
+        ...
+
+    async def get(self, name: str) -> TrunkView:
+        """Read one."""
+        ...
+
+    async def drain(self, client: Client, name: str) -> TrunkView:
+        """No new calls; running ones end."""
+        ...
+
+    async def resume(self, client: Client, name: str) -> TrunkView:
+        """Calls again."""
+        ...
+
+    async def limit(self, client: Client, name: str, channels: int | None) -> TrunkView:
+        """So many calls at once from the next one on; None: as configured."""
         ...
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from telephony.model.call import CallClass, CallStatus, Direction, PaymentStatus, VerificationStatus
 from telephony.model.delivery import DeliveryStatus
+from telephony.model.trunk import MOST_LINES, BreakerPhase, TrunkCondition
 from telephony.services.contract import (
     AttemptView,
     CallView,
@@ -22,6 +23,7 @@ from telephony.services.contract import (
     NewPayment,
     NewVerification,
     PaymentView,
+    TrunkView,
     Verdict,
     VerificationView,
 )
@@ -370,6 +372,81 @@ class Delivery(Reply):
             dead_at=moment_or_none(view.dead_at),
             last_error=view.last_error,
         )
+
+
+class LimitRequest(Body):
+    """How many calls may stand on a trunk."""
+
+    channels: int | None = Field(
+        ge=0, le=MOST_LINES, description="From the next call on; null: as configured", examples=[30]
+    )
+
+
+class Breaker(Reply):
+    """Whether a trunk that fails is left alone."""
+
+    state: BreakerPhase
+    failures: int = Field(description="Those that count now")
+    until: Moment | None = Field(description="When it may let a call through")
+    reason: str | None = Field(description="Of its last move")
+
+
+class Trunk(Reply):
+    """A trunk as it is now."""
+
+    name: str
+    endpoint: str
+    state: TrunkCondition
+    why: str | None = Field(description="Why it is not `open`")
+    limit: int | None = Field(description="Calls that may stand at once; null: as many as come")
+    configured: int | None = Field(description="The limit that the configuration says")
+    in_use: int = Field(description="`outbound`, `inbound` and `foreign` together")
+    outbound: int = Field(description="Calls that were placed here")
+    inbound: int = Field(description="Calls that came in to this controller")
+    foreign: int = Field(description="Others' calls that were found on the trunk")
+    above: int = Field(description="Of those in use: above the limit, or on a trunk without one")
+    calls_per_second: float | None
+    burst: int
+    draining: bool
+    drained_at: Moment | None
+    saturated: bool
+    saturated_at: Moment | None
+    breaker: Breaker
+
+    @classmethod
+    def of(cls, view: TrunkView) -> Trunk:
+        """Show a view."""
+        return cls(
+            name=view.name,
+            endpoint=view.endpoint,
+            state=view.state,
+            why=view.why or None,
+            limit=view.limit,
+            configured=view.configured,
+            in_use=view.in_use,
+            outbound=view.outbound,
+            inbound=view.inbound,
+            foreign=view.foreign,
+            above=view.above,
+            calls_per_second=view.calls_per_second,
+            burst=view.burst,
+            draining=view.drained_at is not None,
+            drained_at=moment_or_none(view.drained_at),
+            saturated=view.saturated_at is not None,
+            saturated_at=moment_or_none(view.saturated_at),
+            breaker=Breaker(
+                state=view.breaker.phase,
+                failures=view.breaker.failures,
+                until=moment_or_none(view.breaker.until),
+                reason=view.breaker.reason,
+            ),
+        )
+
+
+class TrunkList(Reply):
+    """Every trunk, in the configured order."""
+
+    items: Sequence[Trunk]
 
 
 class CheckReply(Reply):

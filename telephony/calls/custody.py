@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, suppress
 from typing import Final
 
@@ -35,7 +35,8 @@ SHORTEST_PAUSE: Final = 0.2
 class Custody:
     """The leases of one controller, `lease` seconds long and renewed three times in that.
 
-    `in_hand` tells the requests at work here, `found` takes one that is ours from now on, `renewed` is told
+    `claimed` is awaited once our name is ours, before anything is taken over. `in_hand` tells the requests at
+    work here and `holders` their open attempts, `found` takes one that is ours from now on, `renewed` is told
     how long one is ours and whether its cancel was asked for, `canceled` that somebody asked, `due` that
     the queue is worth a look. `wall` gives milliseconds since the epoch, `steady` seconds that never jump.
     """
@@ -46,7 +47,9 @@ class Custody:
         owner: str,
         lease: float,
         *,
+        claimed: Callable[[], Awaitable[None]],
         in_hand: Callable[[], Collection[str]],
+        holders: Callable[[], Collection[str]],
         found: Callable[[RequestRecord, AttemptRecord | None], None],
         renewed: Callable[[str, int, bool], None],
         canceled: Callable[[str], None],
@@ -57,7 +60,9 @@ class Custody:
         self._store = store
         self._owner = owner
         self._lease = lease
+        self._claimed = claimed
         self._in_hand = in_hand
+        self._holders = holders
         self._found = found
         self._renewed = renewed
         self._canceled = canceled
@@ -105,6 +110,7 @@ class Custody:
         await self._at_work.enter_async_context(self._store.listening(self._on_poke))
         try:
             await self._look_at_the_clock()
+            await self._claimed()
             await self._take_over(own=True)
         except BaseException:
             await self._at_work.aclose()
@@ -157,6 +163,7 @@ class Custody:
         until = self.now() + self.lease_ms
         async with self._store.transaction() as work:
             held = await work.requests.renew_leases(self._owner, ids, until)
+            await work.slots.renew(self._owner, self._holders(), until)
         for request_id, canceled in held.items():
             self._renewed(request_id, until, canceled)
 
@@ -169,6 +176,8 @@ class Custody:
             if not orphans:
                 return
             open_attempts = {attempt.request_id: attempt for attempt in await work.attempts.open_attempts()}
+            ours = [open_attempts[one.id].id for one in orphans if one.id in open_attempts]
+            await work.slots.hand(ours, self._owner, self.now() + self.lease_ms)
         for request in orphans:
             self._found(request, open_attempts.get(request.id))
         log.info("calls.taken_over", count=len(orphans))

@@ -6,10 +6,10 @@
       │ └─────────┴── another trunk at once, or another round later (`policy.py`)
       └► expired canceled failed (not dialled in time)
 
-An attempt's `dialing` is committed before its Originate, and an attempt is ordered from the PBX at most
-once. A request belongs to one owner by a lease; every update carries its fence. When a controller
-starts, what an earlier life left open is settled with the PBX: adopted, ended, dialled (where nothing
-can have rung), or `unknown`.
+An attempt's `dialing` is committed before its Originate, with the line that it takes of its trunk
+(`lines.py`), and an attempt is ordered from the PBX at most once. A request belongs to one owner by a
+lease; every update carries its fence. When a controller starts, what an earlier life left open is settled
+with the PBX: adopted, ended, dialled (where nothing can have rung), or `unknown`.
 
 What it never does: know what is said on a call, or which PBX it is.
 """
@@ -27,13 +27,13 @@ import structlog
 
 from telephony.calls.custody import Custody
 from telephony.calls.flow import Flow, Outcome, Prepared
+from telephony.calls.lines import Line, Lines, NoLine
 from telephony.calls.outcome import interrupted, unanswered
 from telephony.calls.policy import PRIORITIES, RetryPolicy, Step, policy_for
 from telephony.calls.quiet import Window, next_allowed
 from telephony.errors import (
     CallEnded,
     ConfigError,
-    DestinationNotAllowed,
     InputError,
     Overloaded,
     PbxError,
@@ -64,7 +64,9 @@ from telephony.pbx.port import (
 )
 from telephony.store import PokeKind, Store, UnitOfWork
 from telephony.store.records import AttemptRecord, EventRecord, RequestRecord
-from telephony.trunks.routing import Route, Router
+from telephony.trunks.breaker import BreakerRules
+from telephony.trunks.plan import Plan, Route
+from telephony.trunks.routing import Router
 
 log = structlog.get_logger(__name__)
 
@@ -75,11 +77,17 @@ that only can't be written now waits for as long as that takes."""
 STORE_PAUSE: Final = 1.0
 """Seconds between looks at a store that failed us."""
 
+LONGEST_STORE_PAUSE: Final = 2.0
+"""Seconds between tries to write an outcome at most: so long its line is taken by nobody."""
+
 CLAIM_BATCH: Final = 50
 
 RESUMED_AT_ONCE: Final = 8
 """How many calls of an earlier life are brought on the wire at the same time, those that wait longest first:
 all at once, all of them would get there late, and in a life that is short none."""
+
+LONGEST_LOOK: Final = 60.0
+"""Seconds for which one plan is waited with: a trunk's hours may begin or end meanwhile."""
 
 UNSEEN_TRUSTED: Final = 60.0
 """Seconds for which an earlier life's word counts; beyond them a clock may have been set."""
@@ -94,7 +102,7 @@ class EngineConfig:
 
     `max_calls` bounds the calls at work at once; of them `otp_share` is kept free for codes. `windows`
     are the hours in which each class may ring; a class without any may always. `retry` is what the
-    requests of a class leave out of their own (`policy_for`).
+    requests of a class leave out of their own (`policy_for`). `breaker` says when a trunk is left alone.
     """
 
     lease: float = 30.0
@@ -107,22 +115,35 @@ class EngineConfig:
     number_pause: float = 0.5
     windows: Mapping[CallClass, tuple[Window, ...]] = field(default_factory=dict)
     retry: Mapping[CallClass, Mapping[str, Any]] = field(default_factory=dict)
+    breaker: BreakerRules = field(default_factory=BreakerRules)
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A request written in the caller's transaction; `CallEngine.go` after the commit runs it."""
+    """A request written in the caller's transaction; `CallEngine.go` after the commit runs it.
+
+    Without an attempt it waits: in the queue, or, where it is `ours`, for a line. `probe`: whether it is to
+    show that its trunk works again.
+    """
 
     request: RequestRecord
     attempt: AttemptRecord | None
+    ours: bool = False
+    probe: bool = False
 
 
 @dataclass(slots=True)
 class _Life:
-    """One request while it is ours; `attempt` is the newest one that has not ended."""
+    """One request while it is ours; `attempt` is the newest one that has not ended.
+
+    `probe`: whether that is, or may be, the call by which its trunk's breaker sees whether the trunk works.
+    `in_line`: whether it has been told that there is no line for it now.
+    """
 
     request: RequestRecord
     attempt: AttemptRecord | None = None
+    probe: bool = False
+    in_line: bool = False
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
     session: CallSession | None = None
@@ -151,7 +172,7 @@ class CallEngine:
     """Runs the calls of one controller.
 
     `owner` names this controller, the same in each of its lives and no other's; `clock` gives
-    milliseconds since the epoch; `discard` erases a sound.
+    milliseconds since the epoch; `discard` erases a sound; `full` is called when a trunk was found full.
     """
 
     def __init__(
@@ -164,6 +185,7 @@ class CallEngine:
         owner: str,
         discard: Callable[[Media], None],
         config: EngineConfig | None = None,
+        full: Callable[[], None] = lambda: None,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -184,13 +206,25 @@ class CallEngine:
             store,
             owner,
             self._config.lease,
+            claimed=self._open_lines,
             in_hand=self._lives.keys,
+            holders=self._attempts_in_hand,
             found=lambda request, attempt: self._begin(request, attempt, inherited=True),
             renewed=self._on_renewed,
             canceled=self._on_canceled,
             due=self._wake.set,
             wall=clock,
             steady=steady,
+        )
+        self._lines = Lines(
+            store,
+            router,
+            owner,
+            self._config.lease,
+            rules=self._config.breaker,
+            now=self._custody.now,
+            clock=clock,
+            full=full,
         )
         self._changed: dict[str, asyncio.Event] = {}
         self._stopping = False
@@ -205,6 +239,12 @@ class CallEngine:
         await self._custody.start()
         self._claims = asyncio.create_task(self._claim_due(), name="calls-due")
 
+    async def _open_lines(self) -> None:
+        await self._lines.open()
+
+    def _attempts_in_hand(self) -> list[str]:
+        return [life.attempt.id for life in self._lives.values() if life.attempt is not None]
+
     async def stop(self) -> None:
         """Let running calls end within the drain time; what is left is settled by the next life."""
         self._stopping = True
@@ -212,6 +252,7 @@ class CallEngine:
         if self._claims is not None:
             self._claims.cancel()
             await asyncio.gather(self._claims, return_exceptions=True)
+        await self._lines.close()
         running = [life.task for life in self._lives.values() if life.task]
         if running:
             _done, left = await asyncio.wait(running, timeout=self._config.drain)
@@ -220,17 +261,20 @@ class CallEngine:
             await asyncio.gather(*left, return_exceptions=True)
         await self._custody.stop()
 
-    async def place(self, work: UnitOfWork, request: RequestRecord, route: Route | None) -> Placed:
-        """Write a new request: already ours and dialling where it may start now, else in the queue."""
+    async def place(self, work: UnitOfWork, request: RequestRecord) -> Placed:
+        """Write a new request: already ours and dialling where it may start now, else as one that waits.
+
+        A call for which no trunk has a line now is ours too, and waits for one; any other is in the queue.
+        """
         now = self._clock()
         starts_now = (
-            route is not None
-            and not self._stopping
+            not self._stopping
             and self._may_start(request)
             and self._allowed_at(request, now) <= now
             and not await work.attempts.number_is_open(request.to_number)
         )
-        if not starts_now or route is None:
+        plan = self._lines.plan(request, ()) if starts_now else None
+        if plan is None or not plan.candidates:
             waiting = replace(request, status=CallStatus.QUEUED, due_at=self._next_look(request, now))
             await work.requests.add(waiting)
             if (waiting.due_at or 0) <= now and (self._stopping or not self._may_start(request)):
@@ -241,20 +285,33 @@ class CallEngine:
             owner=self._owner,
             fence=1,
             lease_until=self._custody.now() + self._custody.lease_ms,
-            status=CallStatus.DIALING,
-            attempts_made=1,
+            status=CallStatus.QUEUED,
         )
+        line = await self._lines.take(work, plan)
+        if isinstance(line, NoLine):
+            await work.requests.add(ours)
+            await work.events.add(self._lines.waits(ours, line))
+            return Placed(ours, None, ours=True)
+        ours = replace(ours, status=CallStatus.DIALING, attempts_made=1)
         await work.requests.add(ours)
-        attempt = self._new_attempt(ours, route, now)
-        await work.attempts.add(attempt)
-        return Placed(ours, attempt)
+        attempt = self._new_attempt(ours, line, now)
+        await self._add_attempt(work, ours, attempt, line)
+        return Placed(ours, attempt, ours=True, probe=line.probe)
+
+    async def foresee(self, number: PhoneNumber, call_class: CallClass) -> Route:
+        """Where a call asked for now would go, and why; raises `DestinationNotAllowed` and `StoreError`."""
+        return await self._lines.foresee(number, call_class)
+
+    def look_for_lines(self) -> None:
+        """A trunk may take calls again: whoever waits for a line is served."""
+        self._lines.freed()
 
     def go(self, placed: Placed) -> None:
         """Run a placed request, or see that the queue is looked at; call it right after the commit."""
-        if placed.attempt is None:
-            self._wake.set()
+        if placed.ours:
+            self._begin(placed.request, placed.attempt, probe=placed.probe, in_line=placed.attempt is None)
         else:
-            self._begin(placed.request, placed.attempt)
+            self._wake.set()
 
     def _may_start(self, request: RequestRecord) -> bool:
         """Whether one more call of this class fits beside those at work, and would reach the PBX."""
@@ -335,14 +392,22 @@ class CallEngine:
         if event:
             event.set()
 
-    def _new_attempt(self, request: RequestRecord, route: Route, now: int) -> AttemptRecord:
+    async def _add_attempt(
+        self, work: UnitOfWork, request: RequestRecord, attempt: AttemptRecord, line: Line
+    ) -> None:
+        """Write an attempt, and why it has this line where that is not plain."""
+        await work.attempts.add(attempt)
+        if line.told:
+            await work.events.add(self._lines.chosen(request, line))
+
+    def _new_attempt(self, request: RequestRecord, line: Line, now: int) -> AttemptRecord:
         return AttemptRecord(
-            id=new_id("att"),
+            id=line.attempt_id,
             request_id=request.id,
             number=request.attempts_made,
             to_number=request.to_number,
-            trunk=route.trunk.name,
-            trunk_reason=route.reason,
+            trunk=line.route.trunk.name,
+            trunk_reason=line.route.reason,
             phase=AttemptPhase.DIALING,
             owner=self._owner,
             fence=request.fence,
@@ -352,9 +417,16 @@ class CallEngine:
         )
 
     def _begin(
-        self, request: RequestRecord, attempt: AttemptRecord | None, *, inherited: bool = False
+        self,
+        request: RequestRecord,
+        attempt: AttemptRecord | None,
+        *,
+        inherited: bool = False,
+        probe: bool = False,
+        in_line: bool = False,
     ) -> None:
-        life = _Life(request, attempt, began=(self._clock(), self._steady()))
+        # Whether an inherited attempt is a probe, is known to its breaker.
+        life = _Life(request, attempt, probe or inherited, in_line, began=(self._clock(), self._steady()))
         if request.cancel_requested_at is not None:
             life.cancel.set()
         self._lives[request.id] = life
@@ -423,6 +495,7 @@ class CallEngine:
                 if request.cancel_requested_at is not None:
                     life.cancel.set()
                 life.attempt = next((one for one in attempts if one.ended_at is None), None)
+                life.probe = True
                 return request.status not in FINAL_CALL_STATUSES
 
     async def _one_attempt(self, life: _Life) -> bool:
@@ -439,19 +512,10 @@ class CallEngine:
             if not self._pbx.ready:
                 await self._wait_for_pbx(life)
                 return True
-            try:
-                route = self._router.choose(
-                    parse_number(life.request.to_number), life.request.call_class, but=_tried(life.request)
-                )
-            except DestinationNotAllowed as error:
-                await self._finish(life, None, Outcome(CallStatus.FAILED, str(error)))
-                return False
-            if not await self._write_attempt(life, route):
-                pause = round(self._config.number_pause * 1000)
-                await self._park(life, self._clock() + pause, "number_in_a_call")
+            if not await self._get_attempt(life):
                 return False
         if life.attempt is None:
-            # Cancelled while we were about to write it.
+            # Cancelled while we were about to write it, or no line yet: look at its deadline again.
             return True
         return await self._attempt(life, life.attempt)
 
@@ -488,10 +552,48 @@ class CallEngine:
                 task.cancel()
             await asyncio.gather(ready, canceled, return_exceptions=True)
 
-    async def _write_attempt(self, life: _Life, route: Route) -> bool:
-        """Commit the attempt that is dialled next; False where the number is in a call already.
+    async def _get_attempt(self, life: _Life) -> bool:
+        """Write the attempt that is dialled next, once there is a line for it; False: nothing to do now.
 
-        Nothing is written for a request that was cancelled, wherever that was asked for.
+        True without an attempt: look at the request anew.
+        """
+        plan = self._lines.plan(life.request, tuple(_tried(life.request)))
+        if not plan.candidates:
+            await self._finish(
+                life, None, Outcome(CallStatus.FAILED, self._lines.unserved(life.request, plan))
+            )
+            return False
+        if not life.in_line:
+            if not await self._write_attempt(life, plan, None):
+                return False
+            if life.attempt is not None or life.cancel.is_set():
+                return True
+            life.in_line = True
+        self._let_others_resume(life)
+        line = await self._lines.wait(plan, life.request, self._patience(life), life.cancel)
+        if isinstance(line, Line):
+            try:
+                return await self._write_attempt(life, plan, line)
+            finally:
+                # Whatever kept it from being written; where it was, this is a line of its own.
+                if life.attempt is None or life.attempt.id != line.attempt_id:
+                    self._lines.give_back(line)
+        if self._lines.closed and not life.cancel.is_set():
+            await self._park(life, self._clock(), "stopping")
+            return False
+        return True
+
+    def _patience(self, life: _Life) -> float:
+        """Seconds for which a request may wait before its deadline is looked at."""
+        limits = [limit for limit in (life.request.dial_by, life.request.expires_at) if limit is not None]
+        rest = (min(limits) - self._moment(life)) / 1000 if limits else LONGEST_LOOK
+        return max(0.001, min(rest, LONGEST_LOOK))
+
+    async def _write_attempt(self, life: _Life, plan: Plan, line: Line | None) -> bool:
+        """Commit the attempt that is dialled next, on the line that is held or on one taken with it.
+
+        Returns False where the number is in a call already: then the request is in the queue. Nothing is
+        written where there is no line, nor for a request that was cancelled, wherever that was asked for.
         """
         now = self._clock()
         request = replace(
@@ -500,23 +602,33 @@ class CallEngine:
             status=CallStatus.DIALING,
             updated_at=now,
         )
-        attempt = self._new_attempt(request, route, now)
         async with self._store.transaction() as work:
             held = await work.requests.lock(request.id)
             if held is not None and held.cancel_requested_at is not None:
                 life.cancel.set()
                 return True
-            if await work.attempts.number_is_open(request.to_number):
-                return False
-            await work.requests.update(
-                request.id,
-                fence=request.fence,
-                attempts_made=request.attempts_made,
-                status=request.status,
-                updated_at=now,
-            )
-            await work.attempts.add(attempt)
+            got = None
+            if not await work.attempts.number_is_open(request.to_number):
+                got = line or await self._lines.take(work, plan)
+            if isinstance(got, NoLine):
+                await work.events.add(self._lines.waits(request, got))
+                return True
+            if got is not None:
+                attempt = self._new_attempt(request, got, now)
+                await work.requests.update(
+                    request.id,
+                    fence=request.fence,
+                    attempts_made=request.attempts_made,
+                    status=request.status,
+                    updated_at=now,
+                )
+                await self._add_attempt(work, request, attempt, got)
+        if got is None:
+            pause = round(self._config.number_pause * 1000)
+            await self._park(life, self._clock() + pause, "number_in_a_call")
+            return False
         life.request, life.attempt = request, attempt
+        life.probe, life.in_line = got.probe, False
         self._tell_changed(request.id)
         return True
 
@@ -590,22 +702,18 @@ class CallEngine:
             life.request = replace(life.request, lease_until=until)
 
     def _order(self, request: RequestRecord, attempt: AttemptRecord, prepared: Prepared) -> DialOrder:
-        number = parse_number(request.to_number)
         trunk = self._router.trunk(attempt.trunk or "")
         ring = trunk.ring_timeout
         if request.expires_at is not None:
             ring = min(ring, max(1.0, (request.expires_at - self._clock()) / 1000))
-        return DialOrder(
-            attempt_id=attempt.id,
-            endpoint=trunk.endpoint,
-            number=trunk.dialled(number),
-            caller_number=request.from_number or "",
+        order = trunk.order(
+            attempt.id,
+            parse_number(request.to_number),
+            request.from_number or "",
             ring_timeout=ring,
             max_duration=prepared.first_limit,
-            codecs=trunk.codecs,
-            dialed_at_ms=attempt.dialed_at or 0,
-            detect_machines=prepared.detect_machines,
         )
+        return replace(order, dialed_at_ms=attempt.dialed_at or 0, detect_machines=prepared.detect_machines)
 
     async def _watch(self, life: _Life, leg: Leg, ring_timeout: float, prepared: Prepared) -> bool:
         """Follow a leg to its end, and write what came of it; returns whether to go on at once."""
@@ -645,7 +753,7 @@ class CallEngine:
         progress = dict(request.result or {})
         if step is Step.NEXT_TRUNK and attempt is not None:
             tried = [*_tried(request), attempt.trunk or ""]
-            if self._has_route(request, tried):
+            if await self._lines.may_follow(request, tuple(tried)):
                 await self._close_attempt(life, cause, outcome, {**progress, "tried": tried}, None)
                 return True
             # No other trunk is left: what follows is another ring, if `retry` wants one for this cause.
@@ -659,13 +767,6 @@ class CallEngine:
                 return False
         await self._finish(life, cause, outcome)
         return False
-
-    def _has_route(self, request: RequestRecord, tried: Sequence[str]) -> bool:
-        try:
-            self._router.choose(parse_number(request.to_number), request.call_class, but=tried)
-        except DestinationNotAllowed:
-            return False
-        return True
 
     async def _close_attempt(
         self,
@@ -705,8 +806,11 @@ class CallEngine:
                         request, "call.again", life.attempt, reason=outcome.reason, how=again, at=due_at
                     )
                 )
+                if life.attempt is not None:
+                    await self._lines.end(work, life.attempt, cause, probe=life.probe)
 
         await self._persist(write)
+        self._lines.freed()
         log.info("call.again", call=request.id, reason=outcome.reason, due_at=due_at)
         life.request = replace(
             request, status=CallStatus.QUEUED, dial_by=None, result=progress, updated_at=now
@@ -794,11 +898,17 @@ class CallEngine:
         )
         life.request = replace(life.request, status=status, updated_at=now)
         talk.mark = asyncio.create_task(
-            self._write_mark(life.request, life.attempt, talk.mark), name=f"mark-{life.attempt.id}"
+            self._write_mark(life.request, life.attempt, talk.mark, probe=life.probe),
+            name=f"mark-{life.attempt.id}",
         )
 
     async def _write_mark(
-        self, request: RequestRecord, attempt: AttemptRecord, before: asyncio.Task[None] | None
+        self,
+        request: RequestRecord,
+        attempt: AttemptRecord,
+        before: asyncio.Task[None] | None,
+        *,
+        probe: bool,
     ) -> None:
         """Write how far a call came, in order. A store that fails now does not end a call that stands."""
         if before is not None:
@@ -815,8 +925,12 @@ class CallEngine:
                     ringing_at=attempt.ringing_at,
                     answered_at=attempt.answered_at,
                 )
+                if probe:
+                    await self._lines.rings(work, attempt)
         except StoreError as error:
             log.error("call.mark_failed", call=request.id, phase=attempt.phase.value, error=str(error))
+        if probe:
+            self._lines.freed()
         self._tell_changed(request.id)
 
     async def _end_attempt_unsent(self, life: _Life, attempt: AttemptRecord, reason: str) -> None:
@@ -836,6 +950,8 @@ class CallEngine:
                 end_reason=reason,
             )
             await work.events.add(self._event(life.request, "attempt.not_sent", attempt, reason=reason))
+            await self._lines.end(work, attempt, None, probe=life.probe)
+        self._lines.freed()
         life.attempt = None
         self._tell_changed(life.request.id)
 
@@ -874,8 +990,11 @@ class CallEngine:
                 await work.events.add(
                     self._event(request, f"call.{outcome.status.value}", attempt, reason=outcome.reason)
                 )
+                if attempt is not None:
+                    await self._lines.end(work, attempt, cause, probe=life.probe)
 
         await self._persist(write)
+        self._lines.freed()
         life.request, life.attempt = request, None
         log.info(
             "call.ended",
@@ -906,7 +1025,7 @@ class CallEngine:
                 if asyncio.get_running_loop().time() + pause > deadline:
                     raise
             await asyncio.sleep(pause)
-            pause = min(pause * 2, 5.0)
+            pause = min(pause * 2, LONGEST_STORE_PAUSE)
 
     def _event(
         self, request: RequestRecord, kind: str, attempt: AttemptRecord | None = None, **detail: Any

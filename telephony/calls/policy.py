@@ -101,8 +101,10 @@ def policy_for(
 
     `wanted` may hold `attempts` (1 to 10), `pause`, `longest_pause` (seconds) and `on` (causes that are
     worth another ring); `defaults` holds what the configuration says of the class in the same words, for
-    each that `wanted` leaves out. Raises `InputError` naming the key.
+    each that `wanted` leaves out. A `pause` is cut short by no `longest_pause` but one that was said where it
+    was said, or nearer to the call. Raises `InputError` naming the key.
     """
+    bound = wanted if "pause" in wanted else {**(defaults or {}), **wanted}
     wanted = {**(defaults or {}), **wanted}
     policy = RetryPolicy(rounds=_ROUNDS[call_class])
     known = {"attempts", "pause", "longest_pause", "on"}
@@ -112,10 +114,12 @@ def policy_for(
     rounds = wanted.get("attempts", policy.rounds)
     if not isinstance(rounds, int) or isinstance(rounds, bool) or not 1 <= rounds <= MAX_ROUNDS:
         raise InputError("retry.attempts", "is out of range", f"Send a number from 1 to {MAX_ROUNDS}")
+    pause = _seconds(wanted, "pause", policy.first_pause)
+    longest = _seconds(wanted, "longest_pause", policy.longest_pause)
     return RetryPolicy(
         rounds=rounds,
-        first_pause=_seconds(wanted, "pause", policy.first_pause),
-        longest_pause=_seconds(wanted, "longest_pause", policy.longest_pause),
+        first_pause=pause,
+        longest_pause=longest if "longest_pause" in bound else max(longest, pause),
         on=_causes(wanted.get("on")),
     )
 

@@ -48,6 +48,7 @@ name = {name}
 key_hash = {key_hash}
 brand = {brand}                    # what a call says it comes from
 {caller}
+# operator = true                  # it may drain, resume and limit trunks
 # webhook_url = "https://shop.example.com/telephony"
 # webhook_secret = "whsec_..."     # docs/webhooks.md
 
@@ -63,8 +64,14 @@ _MANAGER: Final = """\
 secret = {secret}
 deny = 0.0.0.0/0.0.0.0
 permit = 127.0.0.1/255.255.255.255
-read = call,reporting,cdr
+read = call,reporting,cdr,dialplan
 write = originate,call,reporting
+; From Asterisk 22.1 on; before that the filters of docs/dialplan.md, and no "dialplan" above without them.
+eventfilter(action(include),name(Hangup)) =
+eventfilter(action(include),name(Newstate)) =
+eventfilter(action(include),name(OriginateResponse)) =
+eventfilter(action(include),name(DialState),header(DialStatus),method(exact)) = PROGRESS
+eventfilter(action(include),name(VarSet),header(Channel),method(exact)) = none
 """
 
 _EXTENSIONS: Final = """\
@@ -131,6 +138,6 @@ def init(
         return
     say(f"{path} is written. The client's key, shown this once:")
     print(key)
-    say(f"\nAppend to /etc/asterisk/manager.conf (filters that spare work: docs/dialplan.md):\n\n{manager}")
+    say(f"\nAppend to /etc/asterisk/manager.conf (docs/dialplan.md says why):\n\n{manager}")
     say(f"Copy {dialplan} to /etc/asterisk/, and write into extensions.conf:\n\n{_EXTENSIONS}")
     say(f"Then: asterisk -rx 'core reload'\n      telephony doctor --config {path}")

@@ -1,4 +1,4 @@
-"""The command line of trunks: `telephony trunks size`.
+"""`telephony trunks` and its commands; what asks a controller is in `trunk_orders`, sizing is here.
 
 Sizing asks no controller: it counts from numbers given, or reads the store of a configuration. What it
 never does: write to a store, migrate it, or reach a PBX.
@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
+
+from telephony.cli.options import Json
+from telephony.cli.trunk_orders import drain, limit, resume, trunks
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
@@ -51,14 +54,10 @@ _FITS: Final = {
 }
 """Options that mean something only beside one of these."""
 
-app = typer.Typer(help="Trunks: how many lines and agents are needed.", no_args_is_help=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-@app.callback()
-def _trunks() -> None:
-    """Keep `size` a command with a name, alone as it may be."""
+app = typer.Typer(help="Show trunks, drain, resume or limit one, or count the lines that are needed.")
+app.callback(invoke_without_command=True)(trunks)
+for _command in (drain, resume, limit):
+    app.command()(_command)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

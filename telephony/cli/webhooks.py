@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from telephony.cli.client import controller_at, quoted
-from telephony.cli.exits import Exit, fail, run, say
-from telephony.cli.options import DEFAULT_URL, Json, Key, Url
+from telephony.cli.exits import Exit, run, say
+from telephony.cli.options import DEFAULT_URL, Json, Key, Url, none_before
 from telephony.cli.output import clock, print_json, print_table
 from telephony.model.delivery import DeliveryStatus
 
@@ -27,20 +27,12 @@ def webhooks(
 ) -> None:
     """Show webhooks on their way, or send a dead one again."""
     if context.invoked_subcommand is not None:
-        given = [name for name in context.params if _is_given(context, name)]
-        if given:
-            fail(Exit.USAGE, f"options stand behind {context.invoked_subcommand}, not before it")
+        none_before(context)
         return
     query: dict[str, Any] = {"limit": limit}
     query |= {"status": status.value} if status is not None else {}
     query |= {"cursor": cursor} if cursor is not None else {}
     raise typer.Exit(run(_webhooks(url, key, query, as_json=as_json)))
-
-
-def _is_given(context: typer.Context, name: str) -> bool:
-    """Whether a parameter stands on the command line itself."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 async def _webhooks(url: str, key: str | None, query: dict[str, Any], *, as_json: bool) -> Exit:

@@ -327,4 +327,5 @@ class Deliverer:
         forgotten = _PURGE_BATCH
         while forgotten == _PURGE_BATCH:
             async with self._store.transaction() as work:
-                forgotten = await work.outbox.purge(now - int(self._rules.keep * 1_000), _PURGE_BATCH)
+                before = now - int(self._rules.keep * 1_000)
+                forgotten = await work.outbox.purge(before, _PURGE_BATCH, now=now)

@@ -268,6 +268,8 @@ def _menu(name: str, node: Menu, writer: _Writer) -> None:
     writer.step("Set(IVR__SILENT=0)")
     writer.step("Set(IVR__WRONG=0)")
     writer.step(f"Set(IVR__SAY={prompt or short})")
+    if short and short != prompt:
+        writer.step(f'ExecIf($["${{TELEPHONY_CROWDED}}" = "1"]?Set(IVR__SAY={short}))')
     said_first = _path("${IVR__SAY}") if prompt or short else ""
     seconds = f"{node.timeout:g}"
     writer.step(f"Read(IVR__KEY,{said_first},{longest},t({_TERMINATOR}),1,{seconds})", "ask")
@@ -314,6 +316,7 @@ def _comparisons(name: str, case: VariableCase, writer: _Writer) -> Iterator[str
         "caller": "${IVR__CALLER}",
         "called": "${IVR__CALLED}",
         "priority": "${QUEUE_PRIO}",
+        "crowded": "${TELEPHONY_CROWDED}",
     }
     value = built_in.get(case.variable, f"${{IVR_{case.variable.upper()}}}")
     declared = writer.tree.variables.get(case.variable)

@@ -38,6 +38,9 @@ TREE_ARGUMENT: Final = "tree"
 """What the dialplan hands over: `agi://…/ivr/NAME`, or `agi://…/inbound?tree=NAME`."""
 
 LANGUAGE_ARGUMENT: Final = "language"
+CROWDED_ARGUMENT: Final = "crowded"
+"""`1` where the dialplan counts more calls on the trunk than is comfortable."""
+
 TREE_VARIABLE: Final = "TELEPHONY_TREE"
 """Tells the dialplan which tree it is, for the day on which we die in the middle."""
 
@@ -237,7 +240,13 @@ def _first_words(tree: Tree, request: RequestRecord) -> list[Key]:
     language = _language(tree, request.locale or "")
     known = {name: variable.default for name, variable in tree.variables.items()}
     known |= {name: text_of(value) for name, value in request.variables.items() if name in known}
-    known |= {"brand": tree.voice.brand, "language": language, "caller": "", "called": request.to_number}
+    known |= {
+        "brand": tree.voice.brand,
+        "language": language,
+        "caller": "",
+        "crowded": "",
+        "called": request.to_number,
+    }
     secrets = {name for name, variable in tree.variables.items() if variable.secret}
     name = tree.start
     for _ in range(len(tree.nodes)):
@@ -308,6 +317,7 @@ class InboundIvr:
                 trees=edition.trees,
                 variables=_handed_over(tree, session.arguments),
                 language=_language(tree, session.arguments.get(LANGUAGE_ARGUMENT, "")),
+                crowded=session.arguments.get(CROWDED_ARGUMENT) == "1",
                 watch=self._watch,
             )
             result = "hung_up"

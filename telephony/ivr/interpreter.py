@@ -132,7 +132,10 @@ class _Frame:
 
 
 class Interpreter:
-    """One call in one tree. `trees` are those that subtrees name, as they were when the call came."""
+    """One call in one tree. `trees` are those that subtrees name, as they were when the call came.
+
+    Where it is `crowded`, questions begin with their short form, and the tree can look at `{crowded}`.
+    """
 
     def __init__(
         self,
@@ -144,9 +147,11 @@ class Interpreter:
         trees: Mapping[str, Tree] | None = None,
         variables: Mapping[str, object] | None = None,
         language: str = "",
+        crowded: bool = False,
         watch: Callable[[Visit], None] | None = None,
     ) -> None:
         self._session = session
+        self._crowded = crowded
         self._sounds = sounds
         self._services = services
         self._trees = trees or {}
@@ -297,6 +302,7 @@ class Interpreter:
             "brand": self._tree.voice.brand,
             "caller": self._session.caller,
             "called": self._session.called,
+            "crowded": "1" if self._crowded else "",
             "language": self._language,
             "priority": str(self._priority),
         }
@@ -325,7 +331,9 @@ class Interpreter:
         changed = _written(node)
         for edge in edges_of(node, self._tree):
             following = self._tree.nodes.get(edge.target)
-            prompt = getattr(following, "prompt", None)
+            prompt: Prompt | None = getattr(following, "prompt", None)
+            if isinstance(following, Asking):
+                prompt = self._first(following)
             if prompt is None or isinstance(following, Language):
                 continue
             saying = sayings_of(prompt, self._tree).get(self._language)
@@ -398,7 +406,7 @@ class Interpreter:
     async def _choice(self, node: Menu | Survey, choices: Mapping[str, str]) -> str | _Way:
         """Ask until a choice is made, or it has been silence or wrong keys too often."""
         timeouts = failures = 0
-        prompt = node.prompt
+        prompt = self._first(node)
         while True:
             key = await self._talk.ask_key(
                 [(self._words(prompt), self._language)],
@@ -413,6 +421,10 @@ class Interpreter:
             if over is not None:
                 return over
             prompt = node.short or node.prompt
+
+    def _first(self, node: Asking) -> Prompt:
+        """What a question begins with."""
+        return node.short if self._crowded and node.short is not None else node.prompt
 
     async def _once_more(self, node: Asking, timeouts: int, failures: int, *, wrong: bool) -> _Way | None:
         """After silence or a wrong key: a `_Way` out where it was once too often, else None."""
@@ -436,7 +448,7 @@ class Interpreter:
 
     async def _collect(self, node: Collect) -> _Way:
         timeouts = failures = 0
-        prompt = node.prompt
+        prompt = self._first(node)
         secret = node.variable in self._secrets
         while True:
             digits = await self._talk.ask_digits(

@@ -28,7 +28,7 @@ DIALPLAN: Final = "dialplan"
 RESERVED: Final = frozenset({BACK, REPEAT, RETURN, HANGUP})
 """Targets that are no nodes: the menu before, this node again, out of the subtree, the end of the call."""
 
-BUILT_IN: Final = frozenset({"brand", "called", "caller", "language", "priority"})
+BUILT_IN: Final = frozenset({"brand", "called", "caller", "crowded", "language", "priority"})
 """Variables that are there without being declared."""
 
 Name = Annotated[str, Field(pattern=NAME)]

@@ -13,12 +13,12 @@ from pathlib import Path
 from telephony.lab.instance import AsteriskInstance
 from telephony.resources import data_dir
 
-CONTROLLER_READ = "call,reporting,cdr"
+CONTROLLER_READ = "call,reporting,cdr,dialplan"
 CONTROLLER_WRITE = "originate,call,reporting"
 """The rights of the controller's AMI user: these and no more are what the project asks of a PBX."""
 
 CONTROLLER_EVENTS = ("Hangup", "Newstate", "OriginateResponse")
-"""The events that the controller reads, beside the `DialState` that tells a 183."""
+"""The events that the controller reads, beside a 183's `DialState` and the `VarSet` of a global."""
 
 STRICT = "carrier-strict"
 """The PBX's endpoint to a carrier that takes alaw only, and keys by SIP INFO."""
@@ -124,6 +124,8 @@ def write_pbx(instance: AsteriskInstance, options: PbxOptions) -> None:
     )
     (etc / "pjsip.conf").write_text(_pjsip_head() + "".join(sections))
 
+    aliases = data_dir("dialplans") / "asterisk" / "telephony-cli.conf"
+    (etc / "cli_aliases.conf").write_text(f"[general]\ntemplate = telephony\n\n#include {aliases}\n")
     values = {"TELEPHONY_AGI": options.agi, **options.globals}
     dialplan = data_dir("dialplans") / "asterisk" / "telephony.conf"
     (etc / "extensions.conf").write_text(
@@ -254,7 +256,7 @@ def _write_common(instance: AsteriskInstance, *, debug: bool) -> None:
         # Modules that insist on a file of their own get an empty one.
         **{
             f"{name}.conf": "[general]\n"
-            for name in ("ccss", "cel", "cli_aliases", "cli_permissions", "codecs", "dsp", "features", "http")
+            for name in ("ccss", "cel", "cli_permissions", "codecs", "dsp", "features", "http")
         },
         **{
             f"{name}.conf": "[general]\n"
@@ -262,6 +264,7 @@ def _write_common(instance: AsteriskInstance, *, debug: bool) -> None:
         },
         "amd.conf": "[general]\n",
         "acl.conf": "",
+        "cli_aliases.conf": "[general]\n",
     }
     for name, text in files.items():
         (run / "etc" / name).write_text(text)
@@ -310,10 +313,12 @@ def _event_filters(instance: AsteriskInstance) -> list[str]:
         return [
             *(f"eventfilter(action(include),name({name})) =" for name in CONTROLLER_EVENTS),
             "eventfilter(action(include),name(DialState),header(DialStatus),method(exact)) = PROGRESS",
+            "eventfilter(action(include),name(VarSet),header(Channel),method(exact)) = none",
         ]
     return [
         *(f"eventfilter=Event: {name}\\r" for name in CONTROLLER_EVENTS),
         "eventfilter=DialStatus: PROGRESS\\r",
+        "eventfilter=Channel: none\\r",
     ]
 
 

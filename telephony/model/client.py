@@ -12,6 +12,7 @@ class Client:
     `caller_numbers` are further ones that it may ask to be shown.
     `regions` are ISO 3166-1 alpha-2 codes that may be called, `prefixes` E.164 prefixes (`+86138`);
     a number is allowed when it matches either. `default_region` reads national numbers.
+    An `operator` may change what all clients share, such as trunks.
     """
 
     name: str
@@ -23,3 +24,4 @@ class Client:
     regions: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     caller_numbers: tuple[str, ...] = ()
+    operator: bool = False

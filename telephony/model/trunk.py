@@ -52,6 +52,22 @@ class Passed(StrEnum):
     BREAKER = "breaker"
 
 
+class TrunkCondition(StrEnum):
+    """Whether a trunk takes a call now, in a word."""
+
+    OPEN = "open"
+    FULL = "full"
+    DRAINING = "draining"
+    """It takes no new call, and some still stand."""
+    DRAINED = "drained"
+    BROKEN = "broken"
+    """Its breaker is open."""
+    PROBING = "probing"
+    """Its breaker lets one call at a time try."""
+    CLOSED = "closed"
+    """Outside its hours."""
+
+
 @dataclass(frozen=True, slots=True)
 class BreakerState:
     """A breaker as all controllers share it; times in milliseconds since the epoch.

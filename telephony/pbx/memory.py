@@ -216,7 +216,7 @@ class MemoryLeg:
 class MemoryPbx:
     """The `Pbx` port in memory. `callees` maps numbers to scripts; others answer at once.
 
-    `unreachable` are the endpoints whose far end is silent.
+    `unreachable` are the endpoints whose far end is silent, `strangers` channels that nobody here placed.
     """
 
     def __init__(self, callees: Mapping[str, Callee] | None = None) -> None:
@@ -224,6 +224,7 @@ class MemoryPbx:
         self.orders: list[DialOrder] = []
         self.sessions: list[MemorySession] = []
         self.unreachable: set[str] = set()
+        self.strangers: list[LiveChannel] = []
         self.started_at_ms = time.time_ns() // 1_000_000
         self._legs: dict[str, MemoryLeg] = {}
         self._notes: dict[str, Trace] = {}
@@ -296,11 +297,17 @@ class MemoryPbx:
         yield self._legs[order.attempt_id]
 
     async def channels(self) -> tuple[LiveChannel, ...]:
-        """Every leg that stands."""
-        return tuple(
-            LiveChannel(leg.order.attempt_id, leg.order.number, "Up" if leg.session else "Ringing", 0.0)
-            for leg in self._legs.values()
+        """Every leg that stands, and the strangers."""
+        legs = (
+            LiveChannel(
+                leg.order.attempt_id,
+                f"PJSIP/{leg.order.endpoint}-{place:08x}",
+                "Up" if leg.session else "Ringing",
+                0.0,
+            )
+            for place, leg in enumerate(self._legs.values())
         )
+        return (*legs, *self.strangers)
 
     async def reaches(self, endpoint: str) -> bool | None:
         """As `unreachable` says."""

@@ -336,6 +336,48 @@ class CallSession(Protocol):
         ...
 
 
+class Callers(Protocol):
+    """Who wants to know which calls come in, and when a call has gone."""
+
+    def arrived(self, channel_id: str, channel_name: str) -> None:
+        """A call has come in and speaks with us."""
+        ...
+
+    def gone(self, channel_id: str) -> None:
+        """A channel has been hung up, any one; not told of what ended while the link was broken."""
+        ...
+
+
+class Notes(Protocol):
+    """What a PBX keeps for its dialplan while we are away, and what is asked for at its console.
+
+    Every method raises `PbxUnavailable`, `PbxTimeout` or `PbxRejected`.
+    """
+
+    async def keep(self, values: Mapping[tuple[str, str], str]) -> None:
+        """Write values, each under its family and key; returns once they are there.
+
+        Asterisk: AstDB, by a Local channel whose variables are `DB(…)`. FreeSWITCH: `db insert`.
+        """
+        ...
+
+    async def kept(self, family: str) -> Mapping[str, str]:
+        """Every value of a family, by its key."""
+        ...
+
+    async def forget(self, family: str, key: str) -> None:
+        """Remove a value; one that is not there is no error."""
+        ...
+
+    async def variable(self, name: str) -> str:
+        """A global variable; empty where there is none."""
+        ...
+
+    async def clear(self, name: str) -> None:
+        """Let a global variable be empty."""
+        ...
+
+
 class Pbx(Protocol):
     """A PBX: orders legs, tells what stands, and what became of an attempt."""
 

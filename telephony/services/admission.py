@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol, TypeVar
 
 from telephony.egress.envelope import iso
-from telephony.errors import DestinationNotAllowed, IdempotencyMismatch, InputError, UnknownLocale
+from telephony.errors import (
+    DestinationNotAllowed,
+    IdempotencyMismatch,
+    InputError,
+    TelephonyError,
+    UnknownLocale,
+)
 from telephony.model.client import Client
 from telephony.model.media import Media
 from telephony.model.number import PhoneNumber, parse_number
 from telephony.model.prompt import Prompt
 from telephony.services.contract import Once, StoredReply
-from telephony.store import UnitOfWork
+from telephony.store import Store, UnitOfWork
 from telephony.store.records import Mismatch, Replay
 
 IDEMPOTENCY_MS: Final = 24 * 3600 * 1000
@@ -38,6 +44,7 @@ MACHINE_CHOICES: Final = ("off", "hang_up", LEAVE_MESSAGE)
 """What an answering machine gets: the same as a person, nothing, or a message that tells no secret."""
 
 T = TypeVar("T")
+Admitted = TypeVar("Admitted")
 
 
 class Voice(Protocol):
@@ -145,6 +152,30 @@ def machine_detection_for(wanted: str) -> dict[str, str]:
     if wanted not in MACHINE_CHOICES:
         raise InputError("machine_detection", "is not known", f"Send one of {', '.join(MACHINE_CHOICES)}")
     return {} if wanted == "off" else {MACHINE_VARIABLE: wanted}
+
+
+async def admit_once(
+    store: Store,
+    client: Client,
+    once: Once[T] | None,
+    now: int,
+    admit: Callable[[], Admitted],
+) -> Admitted | StoredReply:
+    """Return what `admit` makes of a request; where it refuses, what the same request was answered before.
+
+    A request that is sent again may be refused where its first was not: its deadline has come nearer.
+    """
+    try:
+        return admit()
+    except TelephonyError:
+        if once is None:
+            raise
+        # What is begun here is rolled back by the refusal: only an old reply is looked for.
+        async with store.transaction() as work:
+            stored = await begin_once(work, client, once, now)
+            if stored is None:
+                raise
+        return stored
 
 
 async def begin_once(work: UnitOfWork, client: Client, once: Once[T] | None, now: int) -> StoredReply | None:

@@ -17,9 +17,11 @@ from telephony.errors import Conflict, InputError, NotFound
 from telephony.model.call import FINAL_CALL_STATUSES, CallClass, CallStatus
 from telephony.model.client import Client
 from telephony.model.ids import new_id
+from telephony.model.number import parse_number
 from telephony.services.admission import (
     TimeLimits,
     Voice,
+    admit_once,
     begin_once,
     caller_for,
     check_in_time,
@@ -35,7 +37,7 @@ from telephony.services.contract import CallView, NewCall, Once, Page, StoredRep
 from telephony.services.flows import FlowRegistry
 from telephony.store import Store, UnitOfWork
 from telephony.store.records import RequestRecord
-from telephony.trunks.routing import Route, Router
+from telephony.trunks.routing import Router
 
 DAY: Final = 86_400
 
@@ -54,7 +56,6 @@ class _Admitted:
     """A request that was found good; `waits_until` is when it may ring, None: now."""
 
     request: RequestRecord
-    route: Route
     waits_until: int | None
 
 
@@ -91,12 +92,14 @@ class Calls:
     ) -> CallView | StoredReply:
         """Write the call in one transaction, and begin to dial."""
         now = self._clock()
-        admitted = self._admit(client, new, now)
+        admitted = await admit_once(self._store, client, once, now, lambda: self._admit(client, new, now))
+        if isinstance(admitted, StoredReply):
+            return admitted
         async with self._store.transaction() as work:
             stored = await begin_once(work, client, once, now)
             if stored is not None:
                 return stored
-            placed = await self._engine.place(work, admitted.request, admitted.route)
+            placed = await self._engine.place(work, admitted.request)
             view = view_of(placed.request, [placed.attempt] if placed.attempt else [])
             await finish_once(work, client, once, view, view.id)
         self._engine.go(placed)
@@ -105,11 +108,13 @@ class Calls:
     async def dry_run(self, client: Client, new: NewCall) -> Verdict:
         """Make every check and choose the route; dial nothing and keep nothing."""
         admitted = self._admit(client, new, self._clock())
+        request = admitted.request
+        route = await self._engine.foresee(parse_number(request.to_number), request.call_class)
         return Verdict(
-            to=admitted.request.to_number,
-            locale=admitted.request.locale or "",
-            trunk=admitted.route.trunk.name,
-            trunk_reason=admitted.route.reason,
+            to=request.to_number,
+            locale=request.locale or "",
+            trunk=route.trunk.name,
+            trunk_reason=route.reason,
             due_at=admitted.waits_until,
         )
 
@@ -185,7 +190,8 @@ class Calls:
             created_at=now,
             updated_at=now,
         )
-        return _Admitted(request, self._router.choose(number, request.call_class), waits_until)
+        self._router.choose(number, request.call_class)
+        return _Admitted(request, waits_until)
 
 
 def _class_of(name: str) -> CallClass:

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from telephony.model.call import CallClass, CallStatus, Direction, PaymentStatus, VerificationStatus
 from telephony.model.delivery import DeliveryStatus
+from telephony.model.trunk import BreakerPhase, TrunkCondition
 
 T = TypeVar("T")
 
@@ -246,6 +247,43 @@ class WebhookEndpointView:
     url: str
     disabled_at: int | None
     reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerView:
+    """A trunk's breaker; `until` is when it may let a call through, `reason` why it made its last move."""
+
+    phase: BreakerPhase
+    failures: int
+    until: int | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrunkView:
+    """A trunk as it is now. Times in milliseconds since the epoch.
+
+    `limit` is how many calls may stand, None: as many as come; `configured` is what the configuration says.
+    `above` counts the calls of `in_use` that stand above the limit, or on a trunk without one. `why` says why
+    it is not `open`.
+    """
+
+    name: str
+    endpoint: str
+    state: TrunkCondition
+    why: str
+    limit: int | None
+    configured: int | None
+    in_use: int
+    outbound: int
+    inbound: int
+    foreign: int
+    above: int
+    calls_per_second: float | None
+    burst: int
+    drained_at: int | None
+    saturated_at: int | None
+    breaker: BreakerView
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from telephony.errors import StoreError
 from telephony.services.notices import Notices
 from telephony.services.verification import expire
 from telephony.store import Store
+from telephony.store.repositories.idempotency import PURGE_BATCH
 
 log = structlog.get_logger(__name__)
 
@@ -117,11 +118,11 @@ class Housekeeper:
             expired = await work.verifications.due_expired(now, BATCH)
             for record in expired:
                 await expire(work, record, now, self._notices)
-            await work.idempotency.purge(now)
+            forgotten = await work.idempotency.purge(now)
             await work.check_failures.purge(now - FAILURES_KEPT_MS)
             upcoming.append(await work.verifications.next_expiry())
         self._media.sweep(STALE_MEDIA_SECONDS)
-        if len(expired) == BATCH:
+        if len(expired) == BATCH or forgotten == PURGE_BATCH:
             return 0.0
         due = [moment for moment in upcoming if moment is not None]
         return min(LONGEST_SLEEP, max(0.05, (min(due) - now) / 1000)) if due else LONGEST_SLEEP

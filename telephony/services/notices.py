@@ -6,7 +6,7 @@ What it never does: send anything, or tell a client that has no webhook endpoint
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from telephony.egress.rules import Endpoint
@@ -23,6 +23,11 @@ class Notices:
     def __init__(self, endpoints: Mapping[str, Endpoint], wake: Callable[[], None]) -> None:
         self._endpoints = dict(endpoints)
         self._wake = wake
+
+    @property
+    def clients(self) -> Collection[str]:
+        """The clients that have an endpoint."""
+        return self._endpoints.keys()
 
     def wanted(self, client: str) -> bool:
         """Whether this client has an endpoint: where not, nothing need be made for it."""

@@ -27,6 +27,7 @@ from telephony.model.number import PhoneNumber
 from telephony.services.admission import (
     TimeLimits,
     Voice,
+    admit_once,
     begin_once,
     check_in_time,
     check_json,
@@ -42,7 +43,7 @@ from telephony.services.payment_flow import FLOW_NAME, reference_of
 from telephony.speech.wording import amount_words
 from telephony.store import Store, UnitOfWork
 from telephony.store.records import PaymentRecord, RequestRecord
-from telephony.trunks.routing import Route, Router
+from telephony.trunks.routing import Router
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +70,6 @@ class _Admitted:
 
     number: PhoneNumber
     locale: str
-    route: Route
     waits_until: int | None
     expires_at: int
     rounds: int
@@ -110,7 +110,9 @@ class Payments:
     ) -> PaymentView | StoredReply:
         """Write payment and call in one transaction, and begin to dial."""
         now = self._clock()
-        admitted = self._admit(client, new, now)
+        admitted = await admit_once(self._store, client, once, now, lambda: self._admit(client, new, now))
+        if isinstance(admitted, StoredReply):
+            return admitted
         record = PaymentRecord(
             id=new_id("pay"),
             client=client.name,
@@ -135,7 +137,7 @@ class Payments:
             if stored is not None:
                 return stored
             await work.payments.add(record)
-            placed = await self._engine.place(work, request, admitted.route)
+            placed = await self._engine.place(work, request)
             view = _view(record, placed.request.status)
             await finish_once(work, client, once, view, record.id)
         self._engine.go(placed)
@@ -182,7 +184,7 @@ class Payments:
     async def dry_run(self, client: Client, new: NewPayment) -> Verdict:
         """Make every check and choose the route; dial nothing and keep nothing."""
         admitted = self._admit(client, new, self._clock())
-        route = admitted.route
+        route = await self._engine.foresee(admitted.number, CallClass.TRANSACTION)
         return Verdict(
             admitted.number.e164, admitted.locale, route.trunk.name, route.reason, admitted.waits_until
         )
@@ -242,8 +244,8 @@ class Payments:
             if self._app is None:
                 raise InputError("decide_url", "is not set up in this controller", "Leave it out")
             self._app.admit(client, new.decide_url)
-        route = self._router.choose(number, CallClass.TRANSACTION)
-        return _Admitted(number, locale, route, waits_until, expires_at, policy.rounds, variables)
+        self._router.choose(number, CallClass.TRANSACTION)
+        return _Admitted(number, locale, waits_until, expires_at, policy.rounds, variables)
 
     def _request(
         self, client: Client, new: NewPayment, record: PaymentRecord, admitted: _Admitted

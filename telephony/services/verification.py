@@ -31,7 +31,7 @@ from telephony.model.media import Media
 from telephony.model.number import PhoneNumber, parse_number
 from telephony.model.prompt import Digits, Part, Phrase, Prompt, Silence
 from telephony.pbx.port import CallSession
-from telephony.services.admission import Voice, begin_once, finish_once, locale_for, number_for
+from telephony.services.admission import Voice, admit_once, begin_once, finish_once, locale_for, number_for
 from telephony.services.codes import CodeBox, make_code
 from telephony.services.contract import (
     CheckOutcome,
@@ -50,7 +50,7 @@ from telephony.store.records import (
     RequestRecord,
     VerificationRecord,
 )
-from telephony.trunks.routing import Route, Router
+from telephony.trunks.routing import Router
 
 log = structlog.get_logger(__name__)
 
@@ -186,9 +186,14 @@ class VerificationFlow:
             return await work.verifications.get_for_client(request.client, request.flow_ref)
 
     async def _look_again(self, request: RequestRecord) -> Outcome | None:
-        """Look at the row before the next word; where it can't be read, the deadline we know decides."""
+        """Look at the rows before the next word; where they can't be read, the deadline we know decides."""
         try:
-            return self._not_to_be_spoken(await self._record(request))
+            async with self._store.reading() as work:
+                held = await work.requests.get(request.id)
+                record = await work.verifications.get_for_client(request.client, request.flow_ref or "")
+            if held is not None and held.cancel_requested_at is not None:
+                return Outcome(CallStatus.CANCELED, "canceled")
+            return self._not_to_be_spoken(record)
         except StoreError as error:
             log.warning("verification.unread", call=request.id, error=str(error))
         if request.expires_at is not None and self._clock() >= request.expires_at:
@@ -261,8 +266,11 @@ class Verifications:
         self, client: Client, new: NewVerification, once: Once[VerificationView] | None
     ) -> VerificationView | StoredReply:
         """Make a code, write verification and call in one transaction, and begin to dial."""
-        number, locale, route = self._admit(client, new)
         now = self._clock()
+        admitted = await admit_once(self._store, client, once, now, lambda: self._admit(client, new))
+        if isinstance(admitted, StoredReply):
+            return admitted
+        number, locale = admitted
         code = new.code if new.code is not None else make_code(new.code_length or self._rules.code_length)
         ttl = new.ttl if new.ttl is not None else self._rules.ttl
         verification_id, request_id = new_id("vrf"), new_id("call")
@@ -294,9 +302,10 @@ class Verifications:
             stored = await begin_once(work, client, once, now)
             if stored is not None:
                 return stored
+            await work.attempts.alone_with(number.e164)
             await self._check_budgets(work, number.e164, now)
             await work.verifications.add(record)
-            placed = await self._engine.place(work, request, route)
+            placed = await self._engine.place(work, request)
             view = _view(record, placed.request.status)
             await finish_once(work, client, once, view, view.id)
         self._engine.go(placed)
@@ -320,15 +329,15 @@ class Verifications:
             if last is not None and last.status not in FINAL_CALL_STATUSES:
                 raise Conflict("a call for this verification is under way")
             number = parse_number(record.to_number)
+            await work.attempts.alone_with(number.e164)
             await self._check_budgets(work, number.e164, now)
+            self._router.choose(number, CallClass.OTP)
             request = self._request(client, record, new_id("call"), None, now)
             record = replace(record, sends=record.sends + 1, last_request_id=request.id, updated_at=now)
             await work.verifications.update(
                 record.id, sends=record.sends, last_request_id=request.id, updated_at=now
             )
-            placed: Placed = await self._engine.place(
-                work, request, self._router.choose(number, CallClass.OTP)
-            )
+            placed: Placed = await self._engine.place(work, request)
             view = _view(record, placed.request.status)
             await finish_once(work, client, once, view, view.id)
         self._engine.go(placed)
@@ -344,6 +353,7 @@ class Verifications:
             if now >= record.expires_at:
                 record = await _end(work, record, VerificationStatus.EXPIRED, now, self._notices)
                 return CheckOutcome(await self._seen(work, record), valid=False)
+            await work.attempts.alone_with(record.to_number)
             since = now - round(self._rules.failures_window * 1000)
             if await work.check_failures.count(record.to_number, since) >= self._rules.failures_per_number:
                 raise RateLimited(
@@ -397,10 +407,11 @@ class Verifications:
 
     async def dry_run(self, client: Client, new: NewVerification) -> Verdict:
         """Make every check and choose the route; dial nothing and keep nothing."""
-        number, locale, route = self._admit(client, new)
+        number, locale = self._admit(client, new)
         now = self._clock()
         async with self._store.reading() as work:
             await self._check_budgets(work, number.e164, now)
+        route = await self._engine.foresee(number, CallClass.OTP)
         waits_until = self._engine.waits_until(CallClass.OTP, number, now)
         return Verdict(number.e164, locale, route.trunk.name, route.reason, waits_until)
 
@@ -417,12 +428,13 @@ class Verifications:
             return
         await wait_for_change(change, timeout)
 
-    def _admit(self, client: Client, new: NewVerification) -> tuple[PhoneNumber, str, Route]:
+    def _admit(self, client: Client, new: NewVerification) -> tuple[PhoneNumber, str]:
         """Check everything that needs no store: number, region, locale, code, limits, route."""
         number = number_for(client, new.to)
         locale = locale_for(client, self._voice, new.locale)
         _check_new(new, self._rules)
-        return number, locale, self._router.choose(number, CallClass.OTP)
+        self._router.choose(number, CallClass.OTP)
+        return number, locale
 
     async def _check_budgets(self, work: UnitOfWork, number: str, now: int) -> None:
         for budget in self._rules.calls_per_number:

@@ -28,6 +28,9 @@ from telephony.errors import InputError, UnknownLocale
 NUMBER_LIMIT: Final = 10**12
 """Numbers, and amounts in whole units of a currency, are smaller than this."""
 
+_NO_MONEY: Final = frozenset({"XTS", "XXX"})
+"""ISO 4217 keeps these for tests, and for where there is no currency."""
+
 _FINEST: Final = 16
 
 
@@ -249,7 +252,8 @@ def amount_words(value: Decimal, currency: str, locale: str) -> str:
     than zeros; nothing is ever rounded away.
     """
     spoken = _babel(locale)
-    if not (currency.isascii() and currency.isalpha() and currency.isupper() and is_currency(currency)):
+    known = currency.isascii() and currency.isalpha() and currency.isupper() and is_currency(currency)
+    if not known or currency in _NO_MONEY:
         raise InputError("currency", "is not an ISO 4217 currency", "Send a code such as CNY")
     places = get_currency_precision(currency)
     whole, part = _units(value, places, currency)

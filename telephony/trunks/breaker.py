@@ -119,6 +119,17 @@ def after_qualify(state: BreakerState, reached: bool | None, now: int, rules: Br
     return state
 
 
+def told(trunk: str, before: BreakerState, after: BreakerState) -> dict[str, str | int | None]:
+    """What an event says of a breaker's move; `until` in milliseconds since the epoch."""
+    return {
+        "trunk": trunk,
+        "was": before.phase.value,
+        "is": after.phase.value,
+        "reason": after.reason,
+        "until": after.until,
+    }
+
+
 def _count(state: BreakerState, words: str, now: int, rules: BreakerRules) -> BreakerState:
     since = now - round(rules.window * 1000)
     failures = (*(moment for moment in state.failures if since < moment <= now), now)

@@ -82,6 +82,12 @@ class SlotDesk:
 
     def freed(self) -> None:
         """A line may be free, or a trunk may take calls again: look at once. Call it after the commit."""
+        if self._line:
+            self._wake.set()
+
+    def give_back(self, holder: str) -> None:
+        """Give a slot back that was taken here and is of no use, as soon as the store allows."""
+        self._left.append(holder)
         self._wake.set()
 
     async def take(

@@ -45,7 +45,7 @@ _FOLLOWS_HEADERS: Final = frozenset({"response", "privilege", "actionid", "messa
 _BANNER: Final = re.compile(rb"Asterisk Call Manager/([0-9]+(?:\.[0-9]+)*)[ \r]*")
 # A variable, or a dialplan function that is set like one, such as PJSIP_HEADER(add,X-Name): Asterisk does
 # not split the header at a comma inside of brackets.
-_VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\([A-Za-z0-9_,-]*\))?")
+_VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\([A-Za-z0-9_,./~-]*\))?")
 _VARIABLE_SPECIAL: Final = re.compile(r'[\\",()\[\]]')
 _HEADER_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 

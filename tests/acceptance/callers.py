@@ -70,7 +70,7 @@ class Onlooker:
                 port=self.lab.pbx.ami_port,
                 username=state.test_user,
                 secret=state.test_secret,
-                event_names=("Newexten", "VarSet", "AGIExecStart", "AGIExecEnd"),
+                event_names=("Newexten", "VarSet", "AGIExecStart", "AGIExecEnd", "Hangup"),
                 event_queue_size=200_000,
             )
         )

@@ -17,6 +17,7 @@ _LEFT = {
     "leases": "SELECT count(*) FROM request WHERE lease_until IS NOT NULL",
     "open requests": "SELECT count(*) FROM request WHERE ended_at IS NULL",
     "open attempts": "SELECT count(*) FROM attempt WHERE ended_at IS NULL",
+    "lines": "SELECT count(*) FROM slot WHERE holder IS NOT NULL",
     "open webhooks": "SELECT count(*) FROM outbox WHERE delivered_at IS NULL",
 }
 
@@ -44,7 +45,7 @@ class Database:
                     await asyncio.sleep(0.2)
 
     def nothing_is_left(self) -> None:
-        """No lease, no open attempt, nothing that is still to be told."""
+        """No lease, no open attempt, no line that is held, nothing that is still to be told."""
         left = {name: self.value(query) for name, query in _LEFT.items()}
         assert set(left.values()) == {"0"}, left
 

@@ -17,6 +17,8 @@ from telephony.lab import Lab
 from telephony.settings import check_settings
 from tests.acceptance.control import Json, settings_of
 
+ROOT = Path(__file__).resolve().parents[2]
+
 pytestmark = pytest.mark.lab
 
 
@@ -130,6 +132,9 @@ async def test_what_init_writes_is_a_configuration_the_doctor_can_read(tmp_path:
     assert written["clients"][0]["brand"] == 'Acme "Rides"'
     assert written["pbx"]["ami"]["secret"] in told["manager.conf"]
     assert told["key"] not in path.read_text()
+    wanted = (ROOT / "docs" / "dialplan.md").read_text()
+    rights = [line for line in told["manager.conf"].splitlines() if line[:1] not in (";", "")]
+    assert [line for line in rights if line not in wanted] == [f"secret = {written['pbx']['ami']['secret']}"]
     _out, errors, code = await typed(*words)
     assert (code, "is there already" in errors) == (2, True)
     out, _errors, code = await typed("doctor", "--config", str(path), "--json")

@@ -52,7 +52,9 @@ LATE = 1.5
 
 @asynccontextmanager
 async def two_trunks(lab: Lab, folder: Path) -> AsyncIterator[tuple[Shop, Api]]:
-    async with shop_and_controller(lab, folder, trunks=TRUNKS) as (shop, api, _controller):
+    # What is tried here would have the breakers of both trunks open.
+    settings = {"trunks": TRUNKS, "breaker": {"failures": 1000}}
+    async with shop_and_controller(lab, folder, **settings) as (shop, api, _controller):
         yield shop, api
 
 

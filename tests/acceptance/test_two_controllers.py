@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -48,7 +49,9 @@ async def pair(lab: Lab, tmp_path: Path, postgres_server: PostgresServer) -> Asy
             await process.stop()
 
 
-def controller(lab: Lab, folder: Path, name: str, database: Database, told: Receiver) -> ControllerProcess:
+def controller(
+    lab: Lab, folder: Path, name: str, database: Database, told: Receiver, **sections: Any
+) -> ControllerProcess:
     """A controller with a node's name, a FastAGI port and a media folder of its own."""
     host, lab_port = lab.agi
     port = lab_port if name == "one" else free_port(host)
@@ -59,6 +62,7 @@ def controller(lab: Lab, folder: Path, name: str, database: Database, told: Rece
         store={"url": database.url, "lease_seconds": LEASE},
         fastagi={"host": host, "port": port, "advertise": f"{host}:{port}"},
         speech={"media_dir": f"/dev/shm/telephony-test-{lab.state.number}-{name}"},
+        **sections,
     )
     own = folder / name
     own.mkdir()

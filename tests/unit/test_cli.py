@@ -40,6 +40,28 @@ WEBHOOK = {
 }
 
 
+TRUNK = {
+    "name": "main",
+    "endpoint": "carrier",
+    "state": "full",
+    "why": "30 of 30 lines in use",
+    "limit": 30,
+    "configured": 30,
+    "in_use": 30,
+    "outbound": 20,
+    "inbound": 8,
+    "foreign": 2,
+    "above": 0,
+    "calls_per_second": 2.5,
+    "burst": 5,
+    "draining": False,
+    "drained_at": None,
+    "saturated": True,
+    "saturated_at": "2026-01-05T10:00:00.000Z",
+    "breaker": {"state": "closed", "failures": 0, "until": None, "reason": None},
+}
+
+
 def moment(seconds: float = 0.0) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
 
@@ -72,6 +94,8 @@ class Controller:
         if self.refusal is not None:
             status, problem, headers = self.refusal
             return web.json_response(problem, status=status, headers=headers)
+        if request.path.startswith("/v1/trunks"):
+            return web.json_response({"items": [TRUNK]} if request.path == "/v1/trunks" else TRUNK)
         if request.path.endswith("/check"):
             valid = body["code"] == "123456"
             self.checks_left -= not valid
@@ -468,6 +492,66 @@ async def test_webhooks_are_listed_and_sent_again(controller: Controller) -> Non
     assert controller.asked[-1][:2] == ("POST", "/v1/webhook-deliveries/msg_01/resend")
     shown = json.loads((await run("webhooks", "resend", "msg_01", "--json", url=controller.url)).out)
     assert shown["status"] == "pending"
+
+
+# ---- trunks
+
+
+async def test_trunks_are_listed(controller: Controller) -> None:
+    ended = await run("trunks", url=controller.url)
+    assert (ended.code, ended.err) == (0, "")
+    row = next(line for line in ended.out.splitlines() if "main" in line)
+    assert row.split()[:10] == [
+        "main",
+        "carrier",
+        "full",
+        "30/30",
+        "20",
+        "8",
+        "2",
+        "2.5",
+        "closed",
+        "2026-01-05",
+    ]
+    assert row.rstrip().endswith("30 of 30 lines in use")
+    assert json.loads((await run("trunks", "--json", url=controller.url)).out) == {"items": [TRUNK]}
+    assert [one[:2] for one in controller.asked] == [("GET", "/v1/trunks")] * 2
+
+
+async def test_trunks_are_drained_resumed_and_limited(controller: Controller) -> None:
+    for words, path, body in (
+        (("drain", "main"), "main/drain", {}),
+        (("resume", "a b"), "a%20b/resume", {}),
+        (("limit", "main=30"), "main/limit", {"channels": 30}),
+        (("limit", "main=configured"), "main/limit", {"channels": None}),
+    ):
+        ended = await run("trunks", *words, url=controller.url)
+        assert (ended.code, ended.out) == (0, "main is full, 30/30 in use: 30 of 30 lines in use\n")
+        assert controller.asked[-1][:3] == ("POST", f"/v1/trunks/{path}", body)
+    assert json.loads((await run("trunks", "drain", "main", "--json", url=controller.url)).out) == TRUNK
+    ended = await run("trunks", "drain", "main", "--wait", "0.2", url=controller.url)
+    assert (ended.code, ended.err) == (1, "telephony: main has 30 in use after 0.2 s\n")
+    assert controller.asked[-1][:2] == ("GET", "/v1/trunks/main")
+
+
+@pytest.mark.parametrize(
+    ("words", "answer", "code"),
+    [
+        (["drain", "mian"], (404, "not-found"), 2),
+        (["drain", "main"], (403, "not-permitted"), 4),
+        (["limit", "main"], None, 2),
+        (["limit", "main=x"], None, 2),
+        (["--json", "drain", "main"], None, 2),
+    ],
+)
+async def test_an_order_that_comes_to_nothing(
+    controller: Controller, words: list[str], answer: tuple[int, str] | None, code: int
+) -> None:
+    if answer is not None:
+        controller.refusal = refusal(*answer)
+    ended = await run("trunks", *words, url=controller.url)
+    assert (ended.code, ended.out) == (code, "")
+    assert ended.err.startswith("telephony: ")
 
 
 async def test_a_key_fits_its_hash() -> None:

@@ -63,6 +63,7 @@ def test_the_example_has_every_key() -> None:
         "server",
         "store",
         "overflow",
+        "breaker",
         "verification",
         "payments",
         "calls",

@@ -17,9 +17,11 @@ from telephony.errors import ConfigError
 from telephony.model.call import CallClass
 from telephony.pbx.port import EarlyMedia, IdentityForm
 from telephony.settings import ConfigErrors, Settings, check_settings, find_config, load_settings
+from telephony.trunks.breaker import BreakerRules
 from telephony.trunks.dialect import NumberFormat, Trunk
 from telephony.trunks.hours import WeekHours, parse_window
 from telephony.trunks.routing import Order, RouteRule
+from telephony.trunks.saturation import SaturationRules
 
 HASH = "sha256:" + "0f" * 32
 OTHER_HASH = "sha256:" + "1e" * 32
@@ -139,6 +141,8 @@ def test_a_plain_trunk_as_the_rooms_below_know_it() -> None:
     settings = check_settings(smallest())
     assert settings.trunk_list() == (Trunk("main", "carrier"),)
     assert settings.route_rules() == ()
+    assert settings.breaker_rules() == BreakerRules()
+    assert settings.saturation_rules() == SaturationRules()
 
 
 def test_trunks_and_routes_as_the_rooms_below_know_them() -> None:
@@ -148,6 +152,9 @@ def test_trunks_and_routes_as_the_rooms_below_know_them() -> None:
         {
             "name": "b",
             "endpoint": "carrier-b",
+            "channels": 30,
+            "calls_per_second": 2.5,
+            "burst": 5,
             "priority": 2,
             "cost": 0.04,
             "weight": 3,
@@ -170,11 +177,15 @@ def test_trunks_and_routes_as_the_rooms_below_know_them() -> None:
         {"name": "codes", "prefixes": ["+86"], "classes": ["otp"], "trunks": ["b"], "overflow": ["main"]},
         {"name": "rest", "trunks": ["main", "b"], "order": "cost"},
     ]
-    values["overflow"] = {"trunks": ["b"]}
+    values["overflow"] = {"trunks": ["b"], "saturated_at": 0.8, "recovered_at": 0.5, "seconds": 5}
+    values["breaker"] = {"failures": 2, "window": 9, "pause": 1, "longest": 8}
     settings = check_settings(values)
     assert settings.trunk_list()[1] == Trunk(
         name="b",
         endpoint="carrier-b",
+        channels=30,
+        calls_per_second=2.5,
+        burst=5,
         priority=2,
         cost=0.04,
         weight=3,
@@ -196,6 +207,8 @@ def test_trunks_and_routes_as_the_rooms_below_know_them() -> None:
         RouteRule("codes", ("b",), ("+86",), frozenset({CallClass.OTP}), overflow=("main",)),
         RouteRule("rest", ("main", "b"), order=Order.COST),
     )
+    assert settings.breaker_rules() == BreakerRules(2, 9.0, 1.0, longest=8.0)
+    assert settings.saturation_rules() == SaturationRules(0.8, 0.5, 5.0)
 
 
 # ---- the environment
@@ -357,6 +370,10 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, text: str | None, problem: s
             "'e164', 'digits', '00' or 'national'",
         ),
         ("trunks.0.codecs", ["g711"], "trunks[0].codecs[0]", "ulaw"),
+        ("trunks.0.channels", -1, "trunks[0].channels", "greater than or equal to 0"),
+        ("trunks.0.channels", 10_001, "trunks[0].channels", "less than or equal to 10000"),
+        ("trunks.0.calls_per_second", 0, "trunks[0].calls_per_second", "greater than 0"),
+        ("trunks.0.burst", 3, "trunks[0].calls_per_second", "missing beside burst"),
         ("trunks.0.priority", 0, "trunks[0].priority", "greater than or equal to 1"),
         ("trunks.0.cost", -0.1, "trunks[0].cost", "greater than or equal to 0"),
         ("trunks.0.weight", 1.5, "trunks[0].weight", "whole number"),
@@ -391,6 +408,15 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, text: str | None, problem: s
             "'otp', 'transaction', 'callback' or 'survey'",
         ),
         ("overflow.trunks", ["main"], "overflow.trunks", "at least one trunk out"),
+        ("overflow.saturated_at", 0.5, "overflow.recovered_at", "less than saturated_at"),
+        ("overflow.seconds", 0, "overflow.seconds", "greater than 0"),
+        ("overflow.crowded_at", 1.1, "overflow.crowded_at", "less than or equal to 1"),
+        ("overflow.inbound", ["queue"], "overflow.inbound[0]", "write one of extension:CONTEXT:EXTENSION"),
+        ("overflow.inbound", ["busy", "tree:A"], "overflow.inbound[1]", "write tree:NAME"),
+        ("overflow.inbound", ["number:110:mian"], "overflow.inbound[0]", "Write one of main"),
+        ("breaker.failures", 0, "breaker.failures", "greater than or equal to 1"),
+        ("breaker.pause", 301, "breaker.longest", "pause or more"),
+        ("breaker.longest", 3601, "breaker.longest", "less than or equal to 3600"),
         ("speech.cache_limit_mb", 1, "speech.cache_limit_mb", "greater than or equal to 8"),
         ("verification.code_length", 3, "verification.code_length", "greater than or equal to 4"),
         ("verification.ttl", 1.5, "verification.ttl", "whole number"),

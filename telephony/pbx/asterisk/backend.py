@@ -29,12 +29,14 @@ from telephony.model.hangup import Cause, HangupCause, classify
 from telephony.net.ami import AmiClient, AmiConfig, Connected, Disconnected, EventsLost
 from telephony.net.fastagi import AgiChannel, FastAgiServer
 from telephony.pbx.asterisk.guard import MOVE_SECONDS
+from telephony.pbx.asterisk.notes import AsteriskNotes
 from telephony.pbx.asterisk.originate import order_headers
 from telephony.pbx.asterisk.session import IVR, AgiSession
 from telephony.pbx.asterisk.together import Together
 from telephony.pbx.port import (
     Accepted,
     Answered,
+    Callers,
     CallSession,
     DialOrder,
     EarlyMedia,
@@ -172,16 +174,25 @@ class AsteriskLeg:
 
 
 class AsteriskPbx:
-    """The `Pbx` port on one Asterisk ≥ 20.
+    """The `Pbx` port on one Asterisk ≥ 20; `notes` is its memory.
 
-    `on_inbound` takes FastAGI sessions that a dialplan begins of its own accord (`INBOUND_SCRIPTS`).
+    `on_inbound` takes FastAGI sessions that a dialplan begins of its own accord (`INBOUND_SCRIPTS`);
+    `callers` hears of their channels. `on_global` is told each global variable that is set.
     """
 
     def __init__(
-        self, config: AsteriskConfig, *, on_inbound: Callable[[CallSession], Awaitable[None]] | None = None
+        self,
+        config: AsteriskConfig,
+        *,
+        on_inbound: Callable[[CallSession], Awaitable[None]] | None = None,
+        callers: Callers | None = None,
+        on_global: Callable[[str, str], None] | None = None,
     ) -> None:
         self._config = config
         self._ami = AmiClient(config.ami)
+        self.notes = AsteriskNotes(self._ami)
+        self._callers = callers
+        self._on_global = on_global
         self._agi = FastAgiServer(
             self._session,
             host=config.agi_host,
@@ -472,7 +483,15 @@ class AsteriskPbx:
             leg = self._by_action.get(event.get("ActionID"))
             if leg:
                 self._on_originate_response(leg, event)
+            else:
+                self.notes.take(event)
             return
+        if event.name == "VarSet":
+            if self._on_global is not None and event.get("Channel") in ("", "none"):
+                self._on_global(event.get("Variable"), event.get("Value"))
+            return
+        if event.name == "Hangup" and self._callers is not None:
+            self._callers.gone(event.get("Uniqueid"))
         dial_state = event.name == "DialState"
         leg = self._legs.get(event.get("DestUniqueid" if dial_state else "Uniqueid"))
         if leg is None:
@@ -660,6 +679,8 @@ class AsteriskPbx:
             self.stray_sessions += 1
             log.warning("session.refused", channel=channel.unique_id, peer=str(channel.peer))
             return
+        if self._callers is not None:
+            self._callers.arrived(channel.unique_id, channel.env.get("agi_channel", ""))
         try:
             await self._on_inbound(session)
         finally:

@@ -58,6 +58,11 @@ _STATES: Final = (
     .join(trunk_gate, _gate.trunk == trunk.c.name)
     .where(trunk.c.name.in_(bindparam("names", expanding=True)))
 )
+_PLAIN: Final = (
+    select(_lines.label("lines"))
+    .join(trunk_gate, _gate.trunk == trunk.c.name)
+    .where(trunk.c.name == bindparam("of"), trunk.c.drained_at.is_(None), _gate.phase == BreakerPhase.CLOSED)
+)
 _GATE: Final = (
     select(_gate.phase, _gate.until, _gate.reason, _gate.tat)
     .where(_gate.trunk == bindparam("of"))
@@ -93,6 +98,26 @@ class _State:
     reason: str | None
     tat: float | None
     now: int
+
+
+async def acquire_plain(session: Session, ask: SlotAsk) -> Acquired | None:
+    """Take a slot of the first candidate where there is nothing to say against it, in two statements.
+
+    None: it is drained, full, paced or broken, and the whole of `acquire` has to decide.
+    """
+    first = ask.candidates[0] if ask.candidates else None
+    if first is None or first.calls_per_second is not None:
+        return None
+    row = (await session.run(_PLAIN, {"of": first.trunk})).first()
+    if row is None:
+        return None
+    taking: dict[str, Any] = {f"new_{name}": getattr(ask, name) for name in _TAKEN}
+    now = _by_clock(session, taking)
+    if row.lines is None:
+        await session.run(_stand_at(now), {"new_id": new_id("slot"), "new_trunk": first.trunk, **taking})
+        return Acquired(first.trunk)
+    took = await session.run(_take_at(now), {"of": first.trunk, **taking})
+    return Acquired(first.trunk) if took.rowcount == 1 else None
 
 
 async def acquire(session: Session, asks: Sequence[SlotAsk]) -> list[Acquired]:

@@ -84,13 +84,21 @@ class Attempts:
         """Every attempt that has not ended, oldest first: as many as there are calls, not as are stored."""
         return await _rows.fetch(self._session, _OPEN)
 
+    async def alone_with(self, to_number: str) -> None:
+        """Let nobody else who asks for this number go on before the transaction ends.
+
+        So what is counted of it stays as it is, until what the count allowed is written.
+        """
+        # SQLite has one writer.
+        if self._session.dialect == "postgresql":
+            await self._session.run(_ALONE_WITH, {"to_number": to_number})
+
     async def number_is_open(self, to_number: str) -> bool:
         """Whether an attempt to this number has not ended: a second one may not be added.
 
-        Nobody else is told about this number before the transaction ends, so who hears "no" may add one.
+        We are alone with the number from here on, so who hears "no" may add one.
         """
-        if self._session.dialect == "postgresql":
-            await self._session.run(_ALONE_WITH, {"to_number": to_number})
+        await self.alone_with(to_number)
         return bool(await self._session.value(_OPEN_TO, {"to_number": to_number}))
 
     async def count_to_number_since(self, to_number: str, since: int) -> int:

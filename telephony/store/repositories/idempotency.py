@@ -37,14 +37,17 @@ _FINISH: Final = (
         resource=bindparam("new_resource", type_=_c.resource.type),
     )
 )
-_PURGE_BATCH: Final = 1_000
+PURGE_BATCH: Final = 1_000
 _EXPIRED: Final = (
     select(_c.client, _c.key)
     .where(_c.expires_at <= bindparam("now"))
     .order_by(_c.expires_at)
     .limit(bindparam("most"))
 )
-_PURGE: Final = idempotency.delete().where(tuple_(_c.client, _c.key).in_(_EXPIRED))
+# Asked again of the row itself: PostgreSQL looks for them before it waits for one that is just used anew.
+_PURGE: Final = idempotency.delete().where(
+    tuple_(_c.client, _c.key).in_(_EXPIRED), _c.expires_at <= bindparam("now")
+)
 _TRIES: Final = 3
 
 
@@ -116,8 +119,8 @@ class Idempotency:
         await self._session.run(idempotency.delete().where(_is(client, key), in_flight))
 
     async def purge(self, now: int) -> int:
-        """Forget expired ones, a thousand at most, and return how many."""
-        return (await self._session.run(_PURGE, {"now": now, "most": _PURGE_BATCH})).rowcount
+        """Forget expired ones, `PURGE_BATCH` at most, and return how many."""
+        return (await self._session.run(_PURGE, {"now": now, "most": PURGE_BATCH})).rowcount
 
 
 def _is(client: str, key: str) -> ColumnElement[bool]:

@@ -179,15 +179,26 @@ class Outbox:
         """Let what is not delivered be due so much earlier, for a clock that was set back; how many."""
         return await _outbox.update(self._session, _UNDONE, {"due_at": _c.due_at - milliseconds})
 
-    async def purge(self, before: int, limit: int) -> int:
-        """Forget what was made before then, whatever became of it; returns how many."""
+    async def purge(self, before: int, limit: int, *, now: int) -> int:
+        """Forget what was made before then, whatever became of it; returns how many.
+
+        Where one was in turn, which kept its resource waiting for so long, the resource's next one is.
+        """
         old = select(_c.id).where(_c.created_at < before).order_by(_c.created_at).limit(limit)
-        return (await self._session.run(outbox.delete().where(_c.id.in_(old)))).rowcount
+        forget = outbox.delete().where(_c.id.in_(old)).returning(_c.resource, _c.delivered_at, _c.dead_at)
+        forgotten = (await self._session.run(forget)).all()
+        undone = {row.resource for row in forgotten if row.delivered_at is None and row.dead_at is None}
+        for resource in sorted(undone):
+            await self._open_next(resource, now)
+        return len(forgotten)
 
     async def _end(self, record: OutboxRecord, now: int, changes: dict[str, Any]) -> None:
         await self._undone(record.resource)
         await self._change(record, {**changes, "url": record.url})
-        rest = await self._undone(record.resource)
+        await self._open_next(record.resource, now)
+
+    async def _open_next(self, resource: str, now: int) -> None:
+        rest = await self._undone(resource)
         # A dead one that is being sent again is in turn too, and ahead of all that wait: it opens the next.
         if rest and rest[0].opened_at is None:
             turn = {"opened_at": now, "due_at": max(now, rest[0].due_at)}

@@ -23,7 +23,7 @@ from sqlalchemy import and_, bindparam, case, delete, exists, func, or_, select,
 from telephony.model.ids import new_id
 from telephony.model.trunk import SlotKind
 from telephony.store.records import Acquired, SlotAsk, SlotRecord, TrunkUse
-from telephony.store.repositories.acquire import HAS_EXTRA, acquire
+from telephony.store.repositories.acquire import HAS_EXTRA, acquire, acquire_plain
 from telephony.store.repositories.lines import (
     HELD,
     add_trunk,
@@ -49,14 +49,23 @@ _GIVE_BACK: Final = (
 _GO: Final = delete(slot).where(_c.holder == bindparam("by"), _c.number.is_(None)).returning(_c.trunk)
 _HELD_BY: Final = _rows.select.where(_c.holder == bindparam("by")).with_for_update()
 _HELD: Final = _rows.select.where(_c.holder.is_not(None)).order_by(_c.trunk, _c.acquired_at, _c.id)
-_BESIDE: Final = select(_c.trunk).where(_c.number.is_(None)).distinct()
+_other: Final = slot.alias("other")
+_FREE_BESIDE: Final = (
+    exists()
+    .where(_other.c.trunk == _c.trunk, _other.c.number.is_not(None), _other.c.holder.is_(None))
+    .correlate(slot)
+)
+_BESIDE: Final = select(_c.trunk).where(_c.number.is_(None), _FREE_BESIDE).distinct()
 _EXPIRED: Final = (
     _rows.select.where(_c.lease_until.is_not(None), _c.lease_until <= bindparam("now"))
     .order_by(_c.lease_until)
     .limit(bindparam("most"))
 )
-_ATTEMPT: Final = exists().where(attempt.c.id == _c.holder).correlate(slot)
-_OVER: Final = exists().where(attempt.c.id == _c.holder, attempt.c.ended_at.is_not(None)).correlate(slot)
+_OURS: Final = _c.kind == SlotKind.ATTEMPT
+_ATTEMPT: Final = and_(_OURS, exists().where(attempt.c.id == _c.holder).correlate(slot))
+_OVER: Final = and_(
+    _OURS, exists().where(attempt.c.id == _c.holder, attempt.c.ended_at.is_not(None)).correlate(slot)
+)
 _ORPHANS: Final = (
     _rows.select.where(
         _c.holder.is_not(None),
@@ -111,9 +120,10 @@ class Slots:
         All of it or nothing, in this transaction: write the attempt in the same one, and neither can be
         without the other. Of a trunk whose breaker is due to probe, one holder is let through as the probe;
         tell the breaker what became of it. Nobody waits for anybody but at a candidate with a pace or a
-        probe. A holder that holds a slot already, and a trunk that nobody ensured, raise `StoreError`.
+        probe. A holder that holds a slot already, and a trunk that nobody ensured and that it comes to, raise
+        `StoreError`.
         """
-        return (await self.acquire_all([ask]))[0]
+        return await acquire_plain(self._session, ask) or (await self.acquire_all([ask]))[0]
 
     async def acquire_all(self, asks: Sequence[SlotAsk]) -> list[Acquired]:
         """Do so for several in their order, for little more than what one costs.
@@ -127,7 +137,8 @@ class Slots:
 
         One in a transaction; several go by `release_all`, which locks them in everybody's order.
         """
-        for statement in (_GIVE_BACK, _GO):
+        # What stands without a line first: a trunk without a limit is to cost least.
+        for statement in (_GO, _GIVE_BACK):
             name: str | None = await self._session.value(statement, {"by": holder})
             if name is not None:
                 return name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,12 +14,14 @@ from prometheus_client import CollectorRegistry
 
 from telephony.api import create_app
 from telephony.api.keys import KeyRing, hash_key
-from telephony.errors import IdempotencyMismatch, NotFound
+from telephony.errors import IdempotencyMismatch, NotFound, NotPermitted
 from telephony.model.call import CallClass, CallStatus, PaymentStatus, VerificationStatus
 from telephony.model.client import Client
 from telephony.model.delivery import DeliveryStatus
+from telephony.model.trunk import BreakerPhase, TrunkCondition
 from telephony.services.contract import (
     AttemptView,
+    BreakerView,
     CallView,
     CheckOutcome,
     DeliveryView,
@@ -30,6 +32,7 @@ from telephony.services.contract import (
     Page,
     PaymentView,
     StoredReply,
+    TrunkView,
     Verdict,
     VerificationView,
 )
@@ -337,6 +340,56 @@ class FakeDeliveries:
         return replace(DELIVERY, status=DeliveryStatus.PENDING, due_at=AT, dead_at=None)
 
 
+TRUNK = TrunkView(
+    name="main line",
+    endpoint="carrier",
+    state=TrunkCondition.BROKEN,
+    why="out of order until 2025-06-15 15:06:45Z (503)",
+    limit=30,
+    configured=20,
+    in_use=7,
+    outbound=4,
+    inbound=2,
+    foreign=1,
+    above=0,
+    calls_per_second=2.5,
+    burst=5,
+    drained_at=None,
+    saturated_at=AT,
+    breaker=BreakerView(BreakerPhase.OPEN, 5, AT + 5_000, "503"),
+)
+
+
+@dataclass
+class FakeTrunks:
+    """Knows one trunk, which the shop may change and the bank may not."""
+
+    asked: list[tuple[str, Any]] = field(default_factory=list)
+
+    async def list(self) -> Sequence[TrunkView]:
+        return (TRUNK,)
+
+    async def get(self, name: str) -> TrunkView:
+        if name != TRUNK.name:
+            raise NotFound("name", f"there is no trunk {name!r}", "Known: main line")
+        return TRUNK
+
+    async def drain(self, client: Client, name: str) -> TrunkView:
+        return replace(await self._change(client, name, "drain"), drained_at=AT)
+
+    async def resume(self, client: Client, name: str) -> TrunkView:
+        return await self._change(client, name, "resume")
+
+    async def limit(self, client: Client, name: str, channels: int | None) -> TrunkView:
+        return replace(await self._change(client, name, ("limit", channels)), limit=channels)
+
+    async def _change(self, client: Client, name: str, order: Any) -> TrunkView:
+        if client != SHOP:
+            raise NotPermitted("the bank may look at trunks but not change them")
+        self.asked.append((name, order))
+        return await self.get(name)
+
+
 @dataclass
 class FakeHealth:
     parts: Mapping[str, str] = field(default_factory=lambda: {"pbx": "ok", "store": "ok", "speech": "ok"})
@@ -361,6 +414,11 @@ def deliveries() -> FakeDeliveries:
 
 
 @pytest.fixture
+def trunks() -> FakeTrunks:
+    return FakeTrunks()
+
+
+@pytest.fixture
 def calls() -> FakeCalls:
     return FakeCalls()
 
@@ -381,6 +439,7 @@ async def http(
     payments: FakePayments,
     calls: FakeCalls,
     deliveries: FakeDeliveries,
+    trunks: FakeTrunks,
     health: FakeHealth,
     registry: CollectorRegistry,
 ) -> AsyncIterator[HttpClient]:
@@ -390,6 +449,7 @@ async def http(
         payments=payments,
         calls=calls,
         deliveries=deliveries,
+        trunks=trunks,
         health=health,
         keys=KeyRing(((hash_key(KEY), SHOP), (hash_key(OTHER_KEY), BANK))),
         registry=registry,

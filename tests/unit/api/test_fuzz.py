@@ -23,6 +23,7 @@ from tests.unit.api.conftest import (
     FakeDeliveries,
     FakeHealth,
     FakePayments,
+    FakeTrunks,
     FakeVerifications,
 )
 
@@ -50,6 +51,8 @@ POSTS = [
     "/v1/webhook-deliveries/{id}/resend",
     "/v1/calls",
     "/v1/calls/{id}/cancel",
+    "/v1/trunks/{name}/drain",
+    "/v1/trunks/{name}/limit",
 ]
 
 
@@ -64,6 +67,7 @@ def face() -> Iterator[Sent]:
                 payments=FakePayments(),
                 calls=FakeCalls(),
                 deliveries=FakeDeliveries(),
+                trunks=FakeTrunks(),
                 health=FakeHealth(),
                 keys=KeyRing(((hash_key(KEY), SHOP),)),
             )
@@ -82,7 +86,7 @@ def send(face: Sent, path: str, raw: bytes) -> None:
 
     async def ask() -> tuple[int, str, Any]:
         headers = {**HEADERS, "Content-Type": "application/json"}
-        url = path.replace("{id}", "call_1" if "calls" in path else "vrf_1")
+        url = path.replace("{id}", "call_1" if "calls" in path else "vrf_1").replace("{name}", "main line")
         async with client.post(url, data=raw, headers=headers) as reply:
             return reply.status, reply.content_type, await reply.json(content_type=None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import time
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from structlog.testing import capture_logs
 
 from telephony import errors
 from telephony.api import app as face
-from telephony.api.reading import MAX_BODY
+from telephony.api.reading import MAX_BODY, MAX_FAULTS
 from telephony.errors import TelephonyError
 from telephony.model.call import CallStatus, VerificationStatus
 from telephony.services.contract import NewVerification
@@ -315,6 +316,20 @@ async def test_what_is_no_json_is_told_where(http: HttpClient, raw: bytes, words
     told = await ask(http, "POST", NEW, status=400, data=raw, headers={"Content-Type": "application/json"})
     assert told["type"] == "/docs#invalid-json"
     assert words in told["detail"]
+
+
+@pytest.mark.parametrize("raw", [b'{"to": "' + b'\\"' * 32_000, b'"' + b'\\"' * 32_000 + b"\\"])
+async def test_a_string_that_is_never_closed_holds_nobody_up(http: HttpClient, raw: bytes) -> None:
+    started = time.process_time()
+    told = await ask(http, "POST", NEW, status=400, data=raw, headers={"Content-Type": "application/json"})
+    assert told["type"] == "/docs#invalid-json"
+    assert time.process_time() - started < 1.0
+
+
+async def test_a_bounded_number_of_faults_is_told(http: HttpClient) -> None:
+    told = await ask(http, "POST", NEW, status=422, json={f"a{number}": 1 for number in range(4_000)})
+    assert len(told["errors"]) == MAX_FAULTS
+    assert told["detail"].endswith(f"; and {4_001 - MAX_FAULTS} more")
 
 
 async def test_brackets_in_strings_are_no_depth(http: HttpClient) -> None:

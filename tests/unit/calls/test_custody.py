@@ -16,13 +16,12 @@ from telephony.calls import custody
 from telephony.calls.engine import RESUMED_AT_ONCE, CallEngine, EngineConfig
 from telephony.calls.flow import Outcome
 from telephony.errors import ConfigError, Overloaded, StoreUnavailable
-from telephony.model.call import CallClass, CallStatus
+from telephony.model.call import AttemptPhase, CallClass, CallStatus
 from telephony.model.hangup import Cause, HangupCause
 from telephony.model.ids import new_id
-from telephony.model.number import parse_number
 from telephony.pbx.memory import Callee, MemoryPbx
 from telephony.store import Poke, PokeKind, Store, pokes
-from telephony.store.records import RequestRecord
+from telephony.store.records import AttemptRecord, RequestRecord, SlotAsk, SlotCandidate, SlotRecord
 from telephony.trunks.dialect import Trunk
 from telephony.trunks.routing import Router
 from tests.store_engines import PostgresServer
@@ -149,6 +148,54 @@ async def left_by(rig: Rig, owner: str, lease_ms: int, **values: Any) -> str:
     async with rig.store.transaction() as work:
         await work.requests.add(replace(request, **values))
     return request.id
+
+
+async def test_a_line_is_kept_with_its_request_and_taken_over_with_it(two: Two) -> None:
+    one = await two.add("one", lease=1.5)
+
+    async def held() -> SlotRecord:
+        async with one.store.reading() as work:
+            (found,) = await work.slots.held()
+        return found
+
+    call = await one.place()
+    await one.until(call, ringing)
+    before = await held()
+    await asyncio.sleep(1.0)
+    assert (await held()).lease_until > before.lease_until  # type: ignore[operator]
+    await one.engine.cancel(call)
+    await one.ended(call)
+    two.pbx.lose_link()
+    call = await left_by(one, "gone", 300, status=CallStatus.DIALING, attempts_made=1)
+    async with one.store.transaction() as work:
+        moment = await one.store.now_ms()
+        ask = SlotAsk(
+            candidates=(SlotCandidate(trunk="a"),), holder="att_1", owner="gone", lease_until=moment + 300
+        )
+        await work.slots.acquire(ask)
+        await work.attempts.add(
+            AttemptRecord(
+                id="att_1",
+                request_id=call,
+                number=1,
+                to_number=OTHER,
+                trunk="a",
+                phase=AttemptPhase.DIALING,
+                owner="gone",
+                fence=1,
+                lease_until=moment + 300,
+                created_at=moment,
+                dialed_at=moment,
+            )
+        )
+    async with asyncio.timeout(4):
+        while (await held()).owner != "one":
+            await asyncio.sleep(0.02)
+    two.pbx.restore_link()
+    assert (await one.ended(call)).status is CallStatus.COMPLETED
+    async with one.store.reading() as work:
+        assert await work.slots.held() == []
+    assert [one.end_reason for one in await one.attempts(call)] == ["never_rang", "heard"]
 
 
 async def test_what_a_dead_engine_held_is_taken_over_when_its_lease_ends_and_not_before(two: Two) -> None:
@@ -313,7 +360,7 @@ async def test_a_deadline_is_not_lengthened_by_a_clock_that_is_set_back(
             created_at=wall(),
             updated_at=wall(),
         )
-        placed = await rig.engine.place(work, request, rig.router.choose(parse_number(OTHER)))
+        placed = await rig.engine.place(work, request)
     rig.pbx.lose_link()
     rig.engine.go(placed)
     await asyncio.sleep(0.1)
@@ -383,10 +430,10 @@ async def test_no_further_trunk_rings_for_a_request_that_was_canceled_elsewhere(
     rig.pbx.callees[OTHER] = Callee(ring_after=None, refuses_with=HangupCause(Cause.CONGESTION))
     write = rig.engine._write_attempt
 
-    async def canceled_before(life: Any, route: Any) -> bool:
+    async def canceled_before(life: Any, *more: Any) -> bool:
         async with rig.store.transaction() as work:
             await work.requests.ask_cancel(life.request.id, wall())
-        return await write(life, route)
+        return await write(life, *more)
 
     monkeypatch.setattr(rig.engine, "_write_attempt", canceled_before)
     call = await rig.place(to_number=OTHER)

@@ -23,7 +23,6 @@ from telephony.model.call import FINAL_CALL_STATUSES, AttemptPhase, CallClass, C
 from telephony.model.hangup import Cause, HangupCause
 from telephony.model.ids import new_id
 from telephony.model.media import Media
-from telephony.model.number import parse_number
 from telephony.pbx.memory import Callee, MemoryPbx
 from telephony.pbx.port import CallSession, Trace
 from telephony.store import Store, UnitOfWork
@@ -70,6 +69,7 @@ class Rig:
     engine: CallEngine
     talk: Talk
     router: Router
+    found_full: list[int] = field(default_factory=list)
 
     async def place(self, **values: Any) -> str:
         """Place a request as a service does: one transaction, then go."""
@@ -87,9 +87,7 @@ class Rig:
         request = replace(plain, **values)
         request = replace(request, priority=PRIORITIES[request.call_class])
         async with self.store.transaction() as work:
-            placed = await self.engine.place(
-                work, request, self.router.choose(parse_number(request.to_number))
-            )
+            placed = await self.engine.place(work, request)
         self.engine.go(placed)
         return request.id
 
@@ -123,12 +121,20 @@ async def rig_of(path: Path, pbx: MemoryPbx, *trunks: Trunk, **config: Any) -> A
     talk = Talk()
     router = Router(trunks or (Trunk("a", "a"), Trunk("b", "b")))
     settings = EngineConfig(drain=0.2, hangup_patience=1.0, number_pause=0.05, **config)
+    found_full: list[int] = []
     engine = CallEngine(
-        store, pbx, router, {"talk": talk}, owner="one", discard=lambda _media: None, config=settings
+        store,
+        pbx,
+        router,
+        {"talk": talk},
+        owner="one",
+        discard=lambda _media: None,
+        config=settings,
+        full=lambda: found_full.append(now()),
     )
     await pbx.start()
     await engine.start()
-    yield Rig(store, pbx, engine, talk, router)
+    yield Rig(store, pbx, engine, talk, router, found_full)
     await engine.stop()
     await store.close()
 

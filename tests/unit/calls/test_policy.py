@@ -75,6 +75,28 @@ def test_what_a_request_leaves_out_is_its_classes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("wanted", "of_the_class", "first", "second"),
+    [
+        ({"pause": 3600}, {}, 3600, 3600),
+        ({"pause": 3600}, {"longest_pause": 600}, 3600, 3600),
+        ({"pause": 500}, {"longest_pause": 600}, 500, 600),
+        ({}, {"pause": 3600}, 3600, 3600),
+        ({"pause": 3600, "longest_pause": 7200}, {}, 3600, 7200),
+        ({"pause": 60, "longest_pause": 30}, {}, 30, 30),
+        ({"longest_pause": 60}, {}, 60, 60),
+        ({"longest_pause": 60}, {"pause": 3600}, 60, 60),
+        ({}, {"pause": 3600, "longest_pause": 60}, 60, 60),
+        ({"pause": 100}, {}, 100, 200),
+    ],
+)
+def test_nobody_is_rung_sooner_than_was_asked_for(
+    wanted: dict[str, object], of_the_class: dict[str, object], first: float, second: float
+) -> None:
+    policy = policy_for(CallClass.TRANSACTION, wanted, of_the_class)
+    assert [policy.pause(rounds, lambda: 0.5) for rounds in (1, 2)] == [first, second]
+
+
+@pytest.mark.parametrize(
     ("retry", "field"),
     [
         ({"attempts": 0}, "retry.attempts"),

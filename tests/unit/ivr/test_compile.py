@@ -76,6 +76,14 @@ async def test_menus_go_the_same_way(keys: list[str]) -> None:
         assert plain.done == ["Goto(default,100,1)"]
 
 
+def test_where_it_is_crowded_menus_begin_short() -> None:
+    text = compiled(tree_of(MENU + PERSON, AGENT)).text
+    for crowded, first in (("1", "main.short"), ("", "main.prompt")):
+        call = PlainAsterisk(text, [])
+        call.variables["TELEPHONY_CROWDED"] = crowded
+        assert call.run().played[0].rpartition("/")[2] == first
+
+
 @pytest.mark.parametrize("caller", ["+8613800000000", "447000", "1447000", '" = "" | "x', ""])
 async def test_callers_and_hours(caller: str) -> None:
     head = CONDITIONS.replace("variables: {sum: {}, note: {}}", "variables: {sum: {default: '5'}, note: {}}")

@@ -23,7 +23,6 @@ from telephony.ivr.standins import Services
 from telephony.model.call import FINAL_CALL_STATUSES, CallClass
 from telephony.model.ids import new_id
 from telephony.model.media import Media
-from telephony.model.number import parse_number
 from telephony.model.prompt import Prompt, Text
 from telephony.pbx.memory import Callee, MemoryPbx, MemorySession
 from telephony.resources import data_dir
@@ -121,7 +120,7 @@ class Rig:
             }
         )
         async with self.store.transaction() as work:
-            placed = await self.engine.place(work, request, self.router.choose(parse_number(NUMBER)))
+            placed = await self.engine.place(work, request)
         self.engine.go(placed)
         async with asyncio.timeout(10):
             while True:

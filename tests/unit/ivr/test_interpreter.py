@@ -79,6 +79,24 @@ async def test_silence_is_asked_again_shortly_and_then_ended() -> None:
     assert call.result == "no_input"
 
 
+async def test_where_it_is_crowded_questions_are_short_from_the_first() -> None:
+    nodes = (
+        MENU
+        + """\
+  look: {type: condition, cases: [{variable: crowded, is_set: true, to: short}], otherwise: bye}
+  short: {type: hangup, result: short}
+"""
+    )
+    tree = tree_of(nodes.replace("to: orders", "to: look"))
+    for crowded, first, result in ((True, "Press 1.", "short"), (False, "For orders, press 1.", "completed")):
+        clock = ScriptedClock(NOON)
+        session = ScriptedSession(clock, ["1"])
+        walk = Interpreter(tree, session, Sounds(SilentVoice()), Services(clock=clock), crowded=crowded)
+        assert (await walk.run()).result == result
+        told = [event for visit in walk.visits for event in visit.events if isinstance(event, Said)]
+        assert words_of(told[0].prompt) == first
+
+
 async def test_wrong_keys_are_told_and_then_ended() -> None:
     call = await play(MENU, "7", "timeout", "7", "7")
     assert heard(call) == ["7", "", "7", "7"]

@@ -17,6 +17,7 @@ from telephony.api.schemas import Call
 from telephony.calls.flow import Outcome, Prepared
 from telephony.calls.policy import policy_for
 from telephony.calls.quiet import Window
+from telephony.egress.envelope import iso
 from telephony.errors import (
     CallEnded,
     Conflict,
@@ -482,6 +483,19 @@ async def test_the_same_key_calls_once(house: House) -> None:
         await house.calls.create(CLIENT, new(), replace(once, fingerprint="other"))
     await house.ended(made.id)
     assert len(house.pbx.orders) == 1
+
+
+async def test_the_same_key_is_answered_alike_when_its_time_is_over(house: House) -> None:
+    once: Once[CallView] = Once("k", "f", lambda view: StoredReply(201, view.id))
+    asked = new(expires_at=iso(house.clock() + 40_000))
+    made = await house.calls.create(CLIENT, asked, once)
+    assert isinstance(made, CallView)
+    house.clock.advance(60)
+    assert await house.calls.create(CLIENT, asked, once) == StoredReply(201, made.id)
+    with pytest.raises(IdempotencyMismatch):
+        await house.calls.create(CLIENT, asked, replace(once, fingerprint="other"))
+    with pytest.raises(InputError):
+        await house.calls.create(CLIENT, asked, replace(once, key="another"))
 
 
 async def test_a_dry_run_keeps_nothing(house: House) -> None:

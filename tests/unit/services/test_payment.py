@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -746,6 +747,23 @@ async def test_the_same_key_makes_one_payment(house: House) -> None:
         await house.payments.create(CLIENT, new(), once(fingerprint="0" * 64))
     await house.ended(view.call_id)
     assert len(house.pbx.orders) == 1
+
+
+async def test_the_same_key_is_answered_alike_when_its_deadline_has_come_near(house: House) -> None:
+    deadline = datetime.fromtimestamp((house.clock() + 40_000) / 1000, UTC).isoformat()
+    view = await house.payments.create(CLIENT, new(deadline=deadline), once())
+    assert isinstance(view, PaymentView)
+    house.clock.advance(20)
+    for _ in range(2):
+        again = await house.payments.create(CLIENT, new(deadline=deadline), once())
+        assert again == StoredReply(201, view.id)
+        house.clock.advance(60)
+    with pytest.raises(InputError) as caught:
+        await house.payments.create(CLIENT, new(deadline=deadline), once("another"))
+    assert caught.value.field == "deadline"
+    with pytest.raises(InputError):
+        await house.payments.create(CLIENT, new(deadline=deadline), None)
+    assert isinstance(await house.payments.create(CLIENT, new(), once("another")), PaymentView)
 
 
 async def test_clients_see_their_own(house: House) -> None:

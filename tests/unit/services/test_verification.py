@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,10 +25,13 @@ from telephony.errors import (
 from telephony.model.call import CallStatus, VerificationStatus
 from telephony.model.hangup import Cause, HangupCause
 from telephony.model.prompt import Digits, Phrase
-from telephony.pbx.memory import Callee
+from telephony.pbx.memory import Callee, MemorySession
+from telephony.pbx.port import Gathered
 from telephony.services.contract import NewVerification, Once, StoredReply, VerificationView
-from telephony.services.housekeeping import Housekeeper
+from telephony.services.housekeeping import LONGEST_SLEEP, Housekeeper
 from telephony.services.verification import CallBudget, VerificationRules
+from telephony.store.repositories.idempotency import PURGE_BATCH
+from tests.store_engines import PostgresServer
 from tests.unit.services.conftest import CLIENT, NUMBER, House
 
 
@@ -268,6 +272,15 @@ async def test_a_national_number_is_read_in_the_default_region(house: House) -> 
     assert view.to == NUMBER
 
 
+async def test_keys_are_forgotten_as_fast_as_they_come(house: House) -> None:
+    async with house.store.transaction() as work:
+        for number in range(PURGE_BATCH + 1):
+            await work.idempotency.begin("shop", str(number), "f", house.clock(), 1)
+    house.clock.advance(1)
+    housekeeper = Housekeeper(house.store, NoMedia(), clock=house.clock)
+    assert [await housekeeper.tidy() for _ in range(2)] == [0.0, LONGEST_SLEEP]
+
+
 async def test_another_client_sees_nothing(house: House) -> None:
     view = await created(house)
     other = replace(CLIENT, name="other")
@@ -302,6 +315,41 @@ class TestBudgets:
         assert caught.value.retry_after == 300
         house.clock.advance(301)
         await created(house)
+
+
+class TestAtOnce:
+    """What one transaction after the other keeps, many at once must keep too."""
+
+    @pytest.fixture(params=["sqlite", "postgres"])
+    def store_url(self, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+        if request.param == "sqlite":
+            return f"sqlite:///{tmp_path}/t.db"
+        server: PostgresServer = request.getfixturevalue("postgres")
+        return server.new_database(template=request.getfixturevalue("migrated"))
+
+    @pytest.fixture
+    def rules(self) -> VerificationRules:
+        return VerificationRules(failures_per_number=3)
+
+    async def test_of_many_requests_for_a_number_one_rings(self, house: House) -> None:
+        house.pbx.callees[NUMBER] = Callee(ring_after=0.01, answer_after=None)
+        made = await asyncio.gather(*(created(house) for _ in range(8)), return_exceptions=True)
+        views = [one for one in made if isinstance(one, VerificationView)]
+        assert len(views) == 1
+        assert sum(isinstance(one, RateLimited) for one in made) == 7
+        await house.verifications.cancel(CLIENT, views[0].id)
+        await house.ended(views[0].call_id)
+        assert len(house.pbx.orders) == 1
+
+    async def test_wrong_codes_for_many_verifications_of_a_number_are_counted(self, house: House) -> None:
+        house.pbx.callees[NUMBER] = Callee(refuses_with=HangupCause(Cause.BUSY))
+        views = []
+        for _ in range(8):
+            views.append(await created(house, code="314159"))
+            await house.ended(views[-1].call_id)
+        checks = (house.verifications.check(CLIENT, view.id, "000000") for view in views)
+        told = await asyncio.gather(*checks, return_exceptions=True)
+        assert sum(isinstance(one, RateLimited) for one in told) == 5
 
 
 async def test_records_and_values_never_show_the_code(house: House) -> None:
@@ -387,6 +435,25 @@ async def test_a_code_approved_while_it_rang_is_not_spoken(house: House) -> None
     await house.verifications.check(CLIENT, view.id, code)
     await house.ended(call_id)
     assert house.pbx.sessions[0].played == []
+
+
+async def test_a_call_that_was_canceled_in_mid_call_speaks_no_code(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = MemorySession.gather
+
+    async def gather(self: MemorySession, *args: Any, **more: Any) -> Gathered:
+        (call,) = (await house.calls.list(CLIENT, status=None, cursor=None, limit=10)).items
+        await house.calls.cancel(CLIENT, call.id)
+        return await original(self, *args, **more)
+
+    monkeypatch.setattr(MemorySession, "gather", gather)
+    house.pbx.callees[NUMBER] = Callee(keys="1")
+    view = await created(house, require_keypress=True)
+    call = await house.ended(view.call_id)
+    assert [house.voice.codes(name) for name in house.pbx.sessions[0].played] == [[]]
+    assert (call.status, call.attempts[0].end_reason) == (CallStatus.COMPLETED, "canceled")
+    assert (await house.verifications.get(CLIENT, view.id)).status is VerificationStatus.PENDING
 
 
 @pytest.mark.parametrize("seconds", [0, 61], ids=["in time", "expired meanwhile"])

@@ -208,6 +208,8 @@ def test_every_currency_can_be_said_in_words(locale: str) -> None:
         ("1", "cny", "currency", "ISO 4217"),
         ("1", "ZZZ", "currency", "ISO 4217"),
         ("1", "", "currency", "ISO 4217"),
+        ("1", "XXX", "currency", "ISO 4217"),
+        ("1", "XTS", "currency", "ISO 4217"),
     ],
 )
 def test_money_is_never_rounded_or_guessed(

@@ -120,6 +120,17 @@ class TestRecords:
             assert page.items == (second, first)
             assert (await work.outbox.list("bank")).items == ()
 
+    async def test_what_is_forgotten_leaves_its_turn_to_the_next(self, store: Store) -> None:
+        async with store.transaction() as work:
+            old = await work.outbox.add(a_webhook())
+            young = await work.outbox.add(a_webhook(created_at=START + 10, due_at=START + 10))
+            await work.outbox.add(a_webhook(created_at=START + 11))
+            apart = await work.outbox.add(a_webhook(resource="ver_2", created_at=START + 10))
+            assert [one.opened_at for one in (old, young, apart)] == [START, None, START]
+            assert await work.outbox.purge(START + 5, 100, now=START + 20) == 1
+            claimed = await work.outbox.claim("shop", "node-a", START + 20, 10, 1_000)
+        assert {one.id for one in claimed} == {young.id, apart.id}
+
 
 class TestTransactions:
     async def test_an_exception_leaves_nothing(self, store: Store) -> None:
@@ -686,6 +697,25 @@ class TestIdempotency:
         answers = await asyncio.gather(*(begin(mine) for mine in [store, other] * 25))
         assert answers.count(New()) == 1
         assert answers.count(InFlight()) == 49
+
+    async def test_a_key_that_is_used_anew_is_not_purged(self, store: Store, other: Store) -> None:
+        async with store.transaction() as work:
+            await work.idempotency.begin("shop", "k", "print", START, 1_000)
+            await work.idempotency.finish("shop", "k", 201, "old")
+
+        async def purge() -> int:
+            async with other.transaction() as work:
+                return await work.idempotency.purge(START + 1_000)
+
+        async with store.transaction() as work:
+            assert await work.idempotency.begin("shop", "k", "print", START + 1_000, 1_000) == New()
+            purging = asyncio.create_task(purge())
+            await asyncio.sleep(0.2)
+            await work.idempotency.finish("shop", "k", 201, "new")
+        assert await purging == 0
+        async with store.transaction() as work:
+            again = await work.idempotency.begin("shop", "k", "print", START + 1_500, 1_000)
+        assert again == Replay(201, "new", "application/json", None)
 
     async def test_a_rollback_gives_the_key_to_the_next(self, store: Store, other: Store) -> None:
         begun = asyncio.Event()

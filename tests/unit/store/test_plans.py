@@ -115,7 +115,9 @@ _ASKED: dict[tuple[str, str], Callable[[UnitOfWork], Awaitable[Any]]] = {
     ("webhooks_pending", "ix_outbox_pending (client=?)"): lambda work: work.outbox.list(
         "client-1", status=DeliveryStatus.PENDING, limit=5
     ),
-    ("webhooks_purge", "ix_outbox_created (created_at<?)"): lambda work: work.outbox.purge(START + 9, 500),
+    ("webhooks_purge", "ix_outbox_created (created_at<?)"): lambda work: work.outbox.purge(
+        START + 9, 500, now=START + 9
+    ),
     ("erase_sealed", "ix_verification_sealed"): lambda work: work.verifications.erase_sealed(START),
 }
 

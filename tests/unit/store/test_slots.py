@@ -117,7 +117,7 @@ class TestTaking:
     async def test_an_unknown_trunk_is_an_error_and_takes_nothing(self, store: Store) -> None:
         await ensure(store, a=1)
         with pytest.raises(StoreError, match="nowhere"):
-            await take(store, "h", "a", "nowhere")
+            await take(store, "h", "nowhere", "a")
         assert (await use(store)).in_use == 0
         async with store.transaction() as work:
             with pytest.raises(StoreError):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -26,11 +26,13 @@ from telephony.errors import ConfigError, StoreError
 from telephony.ivr.book import Edition, TreeBook
 from telephony.ivr.flow import InboundIvr, TreeFlows
 from telephony.ivr.handover import DialplanQueues, DialplanTransfers
+from telephony.ivr.inbound_log import InboundCall, InboundLog
 from telephony.ivr.known import rules_here
+from telephony.ivr.recordings import PbxRecordings
 from telephony.ivr.sounds import Wardrobe
-from telephony.ivr.standins import NoWebhooks, Services
+from telephony.ivr.standins import NoProfiles, NoRecordings, NoWebhooks, Services
 from telephony.ivr.tree import Webhook
-from telephony.ivr.webhooks import SignedWebhooks
+from telephony.ivr.webhooks import SignedProfiles, SignedQuestions, SignedWebhooks
 from telephony.model.prompt import Phrase
 from telephony.net.ami import AmiConfig
 from telephony.pbx.asterisk import AsteriskConfig, AsteriskPbx
@@ -127,7 +129,7 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
         await studio.prepare(settings.speech.locales, branded)
         store = await Store.open(settings.store.url, owner=settings.server.node)
         stack.push_async_callback(store.close)
-        ivr = await _ivr(stack, settings, studio)
+        ivr = await _ivr(stack, settings, studio, store)
         router = Router(settings.trunk_list(), settings.route_rules(), settings.overflow.trunks)
         board = TrunkBoard(
             store,
@@ -266,7 +268,7 @@ class _Ivr:
     flows: TreeFlows
 
 
-async def _ivr(stack: AsyncExitStack, settings: Settings, studio: Studio) -> _Ivr | None:
+async def _ivr(stack: AsyncExitStack, settings: Settings, studio: Studio, store: Store) -> _Ivr | None:
     """Load the trees, render what they say, and watch their folder. Raises `ConfigError` for a faulty one."""
     ivr = settings.ivr
     if ivr.folder is None:
@@ -275,8 +277,11 @@ async def _ivr(stack: AsyncExitStack, settings: Settings, studio: Studio) -> _Iv
     caller = HttpCaller(guard)
     stack.push_async_callback(caller.close)
     secrets = settings.ivr_webhook_secrets()
+    questions = SignedQuestions(Egress(caller), secrets)
     services = Services(
-        webhooks=SignedWebhooks(Egress(caller), secrets) if secrets else NoWebhooks(),
+        webhooks=SignedWebhooks(questions) if secrets else NoWebhooks(),
+        profiles=SignedProfiles(questions, ivr.lookup_url) if ivr.lookup_url else NoProfiles(),
+        recordings=PbxRecordings(ivr.recordings_dir) if ivr.recordings_dir else NoRecordings(),
         queues=DialplanQueues(ivr.queue_context),
         transfers=DialplanTransfers(ivr.number_context),
     )
@@ -292,9 +297,30 @@ async def _ivr(stack: AsyncExitStack, settings: Settings, studio: Studio) -> _Iv
     await book.start()
     stack.push_async_callback(book.stop)
     inbound = InboundIvr(
-        book, studio, services, default_tree=ivr.inbound, numbers=ivr.numbers, wardrobe=wardrobe
+        book,
+        studio,
+        services,
+        default_tree=ivr.inbound,
+        numbers=ivr.numbers,
+        wardrobe=wardrobe,
+        keep=_inbound_log(stack, settings, store),
     )
     return _Ivr(inbound, TreeFlows(book, studio, services, wardrobe))
+
+
+def _inbound_log(
+    stack: AsyncExitStack, settings: Settings, store: Store
+) -> Callable[[InboundCall], None] | None:
+    """Who keeps the calls that came in; nobody where it is not clear whose they are."""
+    names = [client.name for client in settings.clients]
+    client = settings.ivr.client or (names[0] if len(names) == 1 else "")
+    if not client:
+        log.warning("ivr.calls_not_kept", mend="say in ivr.client which client sees the calls that come in")
+        return None
+    kept = InboundLog(store, client)
+    kept.start()
+    stack.push_async_callback(kept.stop)
+    return kept.keep
 
 
 def _check_edition(settings: Settings, edition: Edition, *, asks: bool) -> None:

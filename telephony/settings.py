@@ -136,6 +136,12 @@ def _no_dialplan_name(text: str) -> str | None:
     return "is not a name of the dialplan; write letters, digits and _ + * # . -"
 
 
+def _no_recordings_folder(text: str) -> str | None:
+    if re.fullmatch(r"(/[A-Za-z0-9._-]+)*", text) and ".." not in text:
+        return None
+    return "is not an absolute path of letters, digits and . _ -; write the folder as the PBX sees it"
+
+
 def _no_step(text: str) -> str | None:
     try:
         parse_step(text)
@@ -532,8 +538,10 @@ class IvrSection(Section):
 
     A call for which the dialplan names no tree gets that of its called number in `numbers`, else `inbound`.
     Queues go on in the dialplan at `queue_context`, each at the extension of its name, numbers at
-    `number_context`; without them neither is there. Webhooks are signed with `webhook_secret`;
-    `allow_private` is what they may reach beside the Internet.
+    `number_context`; without them neither is there. `client` is whose the calls are that came in
+    (with one client they are its own). `lookup_url` is the app that knows who calls,
+    `recordings_dir` the PBX's folder for what callers say. What apps are asked is signed with
+    `webhook_secret`; `allow_private` is what may be reached beside the Internet.
     """
 
     folder: Path | None = None
@@ -541,6 +549,9 @@ class IvrSection(Section):
     numbers: dict[Annotated[str, _checked(_no_called_number)], Annotated[str, _checked(_no_tree)]] = {}
     queue_context: Annotated[str, _checked(_no_dialplan_name)] = ""
     number_context: Annotated[str, _checked(_no_dialplan_name)] = ""
+    client: str = ""
+    lookup_url: Annotated[str, _checked(url_problem)] | None = None
+    recordings_dir: Annotated[str, _checked(_no_recordings_folder)] = ""
     webhook_secret: SecretStr | None = None
     webhook_secret_file: Path | None = None
     allow_private: tuple[Annotated[str, _checked(_no_reachable_entry)], ...] = ()
@@ -869,9 +880,17 @@ def _ivr_faults(settings: Settings) -> Iterator[ConfigError]:
         yield ConfigError("ivr.webhook_secret", "stands beside webhook_secret_file", "Keep one of the two")
         return
     try:
-        settings.ivr_webhook_secrets()
+        secrets = settings.ivr_webhook_secrets()
     except ConfigError as error:
         yield error
+        return
+    names = [client.name for client in settings.clients]
+    if ivr.client and ivr.client not in names:
+        known = ", ".join(names) or "none: there is none"
+        yield ConfigError("ivr.client", "names no client", f"Write one of {known}")
+    if ivr.lookup_url is not None and not secrets:
+        mend = 'Make one with: echo "whsec_$(openssl rand -base64 32)"'
+        yield ConfigError("ivr.webhook_secret", "is missing beside lookup_url", mend)
 
 
 def _trunk_faults(settings: Settings) -> Iterator[ConfigError]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from telephony.model.call import CallClass, CallStatus, PaymentStatus, VerificationStatus
+from telephony.model.call import CallClass, CallStatus, Direction, PaymentStatus, VerificationStatus
 from telephony.model.delivery import DeliveryStatus
 from telephony.model.trunk import MOST_LINES, BreakerPhase, TrunkCondition
 from telephony.services.contract import (
@@ -545,6 +545,7 @@ class Call(Reply):
     from_number: str | None = Field(
         serialization_alias="from", description="The caller number shown; null: the trunk's own"
     )
+    direction: Direction = Field(description="inbound: a call that came in, and is over; `flow` is its tree")
     flow: str
     call_class: CallClass = Field(serialization_alias="class")
     locale: str | None
@@ -571,6 +572,7 @@ class Call(Reply):
             id=view.id,
             to=view.to,
             from_number=view.from_number,
+            direction=view.direction,
             flow=view.flow,
             call_class=view.call_class,
             locale=view.locale,

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from telephony import __version__
+from telephony.cli.agi import agi
 from telephony.cli.calls import call, calls
 from telephony.cli.doctor import doctor
 from telephony.cli.exits import code_of, say
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (init, doctor, serve, verify, call, calls):
+for command in (init, doctor, serve, verify, call, calls, agi):
     app.command()(command)
 app.add_typer(webhooks_app, name="webhooks")
 app.add_typer(key_app, name="key")

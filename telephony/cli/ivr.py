@@ -1,6 +1,7 @@
 """The command line of IVR trees: `telephony ivr check|simulate|graph|test|compile|schema`.
 
-Files only: no PBX, no controller, no network. What it never does: decide what is right.
+Files only: no controller, no network, and no PBX but the lab's for `test --pbx`. What it never does: decide
+what is right.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
 
+from telephony.cli.exits import run
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from telephony.ivr.compile import Sound
     from telephony.ivr.faults import Fault
+    from telephony.ivr.golden import Conversation
     from telephony.ivr.lint import Rules
     from telephony.ivr.ports import QueueEnd, TransferEnd
     from telephony.ivr.scripted import SilentVoice, World
@@ -271,17 +275,24 @@ def play_golden(
     update: Annotated[
         bool, typer.Option("--update", help="Write what came as what is expected; look at the difference.")
     ] = False,
+    by_calls: Annotated[
+        bool, typer.Option("--pbx", help="As real calls, through a PBX and a carrier on this machine.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Play the golden conversations beside the trees (NAME.test.yaml), and compare."""
     from telephony.ivr.book import TEST_SUFFIX, read_file
     from telephony.ivr.golden import GoldenFile, play, read_golden, updated
 
+    if update and by_calls:
+        _fail("--update: what is expected comes from the simulator; leave --pbx out")
     _quiet_logs()
     loaded = _load(files, _rules(None, None))
     _refuse_errors(loaded.faults)
-    phrases = _phrases(_packs())
+    packs = _packs()
+    phrases = _phrases(packs)
     rows: list[dict[str, Any]] = []
+    calls: list[tuple[str, Conversation]] = []
     for name, tree in loaded.named.items():
         path = Path(name).with_suffix("").with_name(f"{Path(name).stem}{TEST_SUFFIX}")
         if not path.is_file():
@@ -293,10 +304,19 @@ def play_golden(
             raise typer.Exit(USAGE)
         if file.golden.tree != tree.name:
             _fail(f"{path}: tree is {file.golden.tree!r}. Write tree: {tree.name}")
+        if by_calls:
+            calls += [(tree.name, one) for one in file.golden.conversations]
+            rows += [{"file": str(path)}] * len(file.golden.conversations)
+            continue
         verdicts = [asyncio.run(play(one, tree, loaded.trees, phrases)) for one in file.golden.conversations]
         rows += [{"file": str(path), **asdict(verdict)} for verdict in verdicts]
         if update and all(verdict.transcript for verdict in verdicts):
             path.write_text(updated(file, [verdict.transcript for verdict in verdicts]), "utf-8")
+    if calls:
+        from telephony.cli.ivr_calls import play_by_calls
+
+        played = run(play_by_calls(calls, loaded.trees, packs, phrases, _say))
+        rows = [{**row, **asdict(verdict)} for row, verdict in zip(rows, played, strict=True)]
     _show_verdicts(rows, update=update, as_json=as_json)
 
 

@@ -18,8 +18,9 @@ from telephony.calls.flow import Outcome, Prepared
 from telephony.calls.policy import NO_INPUT
 from telephony.errors import CallEnded, InputError, PbxError, TelephonyError
 from telephony.ivr.book import Edition, TreeBook
+from telephony.ivr.inbound_log import PATH_EVENT, InboundCall
 from telephony.ivr.interpreter import MAX_VALUE, WITH_A_PERSON, Ending, Interpreter, text_of
-from telephony.ivr.journal import Visit
+from telephony.ivr.journal import Visit, step_of
 from telephony.ivr.ports import Voice
 from telephony.ivr.reading import did_you_mean
 from telephony.ivr.saying import render, sayings_of
@@ -42,9 +43,6 @@ CROWDED_ARGUMENT: Final = "crowded"
 
 TREE_VARIABLE: Final = "TELEPHONY_TREE"
 """Tells the dialplan which tree it is, for the day on which we die in the middle."""
-
-PATH_EVENT: Final = "ivr.path"
-"""The event that keeps the nodes of a call that we placed."""
 
 FIRST_LIMIT: Final = 20.0
 """Seconds beyond the first words that the PBX grants a call out before it hears of us."""
@@ -176,7 +174,7 @@ class IvrFlow:
         """Keep the path that the last conversation took."""
         visits = self._paths.pop(request.id, ())
         if visits:
-            now = time.time_ns() // 1_000_000
+            now = _now_ms()
             detail = {"path": [step_of(visit) for visit in visits]}
             event = EventRecord(
                 id=new_id("evt"), at=now, request_id=request.id, kind=PATH_EVENT, detail=detail
@@ -210,17 +208,8 @@ class TreeFlows:
         return self._made[name]
 
 
-def step_of(visit: Visit) -> dict[str, object]:
-    """A node of a path in JSON's types; `at` is in milliseconds since the epoch, secret keys are a mark."""
-    return {
-        "tree": visit.tree,
-        "node": visit.node,
-        "type": visit.type,
-        "at": visit.at_ms,
-        "keys": visit.keys,
-        "outcome": visit.outcome,
-        "to": visit.target,
-    }
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _lent(wardrobe: Wardrobe | None, edition: Edition) -> AbstractContextManager[Mapping[Key, Media]]:
@@ -279,7 +268,8 @@ class InboundIvr:
     """A tree, called in: takes a session from the PBX to its end.
 
     Which tree, says the dialplan (`tree`), else `numbers` by the called number (figures alone), else it is
-    `default_tree`. What else the dialplan hands over goes into the tree's variables of that name; `language`
+    `default_tree`. `keep` is told of each call that is over. What else the dialplan hands over goes into the
+    tree's variables of that name; `language`
     is the language to begin with.
     """
 
@@ -293,7 +283,9 @@ class InboundIvr:
         numbers: Mapping[str, str] | None = None,
         watch: Watch | None = None,
         wardrobe: Wardrobe | None = None,
+        keep: Callable[[InboundCall], None] | None = None,
     ) -> None:
+        self._keep = keep
         self._numbers = {figures_of(number): tree for number, tree in (numbers or {}).items()}
         self._wardrobe = wardrobe
         self._book = book
@@ -314,6 +306,7 @@ class InboundIvr:
         if tree is None:
             log.error("ivr.no_such_tree", call=session.id, tree=name[:64])
             return
+        began_at = _now_ms()
         with _lent(self._wardrobe, edition) as common:
             sounds = Sounds(self._voice, common)
             walk = Interpreter(
@@ -349,6 +342,20 @@ class InboundIvr:
                     keys=walk.keys,
                     path=[visit.node for visit in walk.visits],
                 )
+                if self._keep is not None:
+                    self._keep(
+                        InboundCall(
+                            session.id,
+                            name,
+                            session.caller,
+                            session.called,
+                            walk.language,
+                            result,
+                            began_at,
+                            _now_ms(),
+                            walk.visits,
+                        )
+                    )
                 with suppress(TelephonyError):
                     await sounds.close()
 

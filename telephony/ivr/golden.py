@@ -122,17 +122,21 @@ async def play(one: Conversation, tree: Tree, trees: Mapping[str, Tree], phrases
             language=one.language,
             variables=one.variables,
         )
-        world = World(
-            profile=one.profile,
-            webhooks=one.webhooks,
-            queues=one.queues,
-            transfers=one.transfers,
-            without=frozenset(one.without),
-        )
-        text = (await simulate(tree, caller, world, trees=trees)).text(phrases)
+        text = (await simulate(tree, caller, world_of(one), trees=trees)).text(phrases)
     except InputError as error:
         return Verdict(one.name, "", f"{error}\n")
     return Verdict(one.name, text, difference(one.expect, text))
+
+
+def world_of(one: Conversation) -> World:
+    """How everybody else behaves in a conversation."""
+    return World(
+        profile=one.profile,
+        webhooks=one.webhooks,
+        queues=one.queues,
+        transfers=one.transfers,
+        without=frozenset(one.without),
+    )
 
 
 def difference(expected: str, got: str) -> str:

@@ -35,7 +35,7 @@ from telephony.ivr.ports import (
 from telephony.ivr.saying import fill, holes_of, render, sayings_of
 from telephony.ivr.sounds import Sounds
 from telephony.ivr.standins import Services
-from telephony.ivr.talk import FROZEN_MARGIN, Talk
+from telephony.ivr.talk import Talk
 from telephony.ivr.tree import (
     BACK,
     DIALPLAN,
@@ -78,6 +78,9 @@ MAX_FRAMES: Final = 8
 
 WITH_A_PERSON: Final = 3600.0
 """Seconds that a call may last once it is with a person."""
+
+OVERRUN: Final = 1.0
+"""Seconds that a port may take beyond the deadline it was given."""
 
 MAX_VALUE: Final = 500
 """Characters of a variable."""
@@ -174,6 +177,11 @@ class Interpreter:
         return self._journal.keys
 
     @property
+    def language(self) -> str:
+        """In which language it is spoken now."""
+        return self._language
+
+    @property
     def visits(self) -> tuple[Visit, ...]:
         """Every node so far."""
         return tuple(self._journal.visits)
@@ -224,7 +232,7 @@ class Interpreter:
         if target == REPEAT:
             target = self._node
         if target in (HANGUP, RETURN):
-            await self._hand_back(result)
+            self._hand_back(result)
             return self._ending(result)
         self._node = target
         return None
@@ -253,15 +261,15 @@ class Interpreter:
         log.warning("ivr.given_up", call=self._session.id, tree=self._tree.name, reason=result)
         with suppress(TelephonyError):
             await self._phrase(_APOLOGY)
-        await self._hand_back(result)
+        self._hand_back(result)
         return self._ending(result)
 
     def _ending(self, result: str, *, with_dialplan: bool = False) -> Ending:
         public = {name: value for name, value in self._values.items() if name not in self._secrets}
         return Ending(result, self._node, self.keys, self._language, public, self.visits, with_dialplan)
 
-    async def _hand_back(self, result: str) -> None:
-        """Tell the dialplan how it was. A PBX that refuses a variable is no reason to lose the call."""
+    def _hand_back(self, result: str) -> None:
+        """Tell the dialplan how it was."""
         facts = {
             "TELEPHONY_RESULT": result,
             "TELEPHONY_TREE": self._frames[0].tree.name,
@@ -271,8 +279,7 @@ class Interpreter:
         }
         for name in sorted(self._exported - self._secrets):
             facts[f"IVR_{name.upper()}"] = _UNSAFE.sub("_", self._values[name])[:200]
-        for name, value in facts.items():
-            await self._session.set_variable(name, value)
+        self._session.hand_back(facts)
 
     # ---- what is known
 
@@ -514,12 +521,14 @@ class Interpreter:
         send = {name: fill(text, known) for name, text in node.send.items()}
         order = WebhookOrder(self._facts(), node.url, send, node.timeout)
         await self._talk.allow(node.timeout)
-        asking = asyncio.create_task(self._services.webhooks.ask(order), name="ivr-webhook")
+        asking = asyncio.create_task(
+            _in_time(self._services.webhooks.ask(order), node.timeout), name="ivr-webhook"
+        )
         try:
             # What is said covers the wait; the app is asked meanwhile.
-            await self._say(node.prompt)
+            await self._say(node.prompt, barge_in=True)
             await self._talk.allow(node.timeout)
-            reply = await _in_time(asking, node.timeout)
+            reply = await self._talk.wait(asking, self._language)
         finally:
             asking.cancel()
         if reply is None:
@@ -530,11 +539,12 @@ class Interpreter:
 
     async def _lookup(self, node: Lookup) -> _Way:
         finding = asyncio.create_task(
-            self._services.profiles.find(self._facts(), node.timeout), name="ivr-lookup"
+            _in_time(self._services.profiles.find(self._facts(), node.timeout), node.timeout),
+            name="ivr-lookup",
         )
         try:
             await self._talk.allow(node.timeout)
-            profile = await _in_time(finding, node.timeout)
+            profile = await self._talk.wait(finding, self._language)
         finally:
             finding.cancel()
         if profile is None:
@@ -554,7 +564,7 @@ class Interpreter:
         await self._talk.answer()
         if node.priority is not None:
             self._priority = node.priority
-        await self._hand_back("queued")
+        self._hand_back("queued")
         await self._talk.session.extend(node.max_wait + WITH_A_PERSON)
         order = QueueOrder(self._facts(), node.queue, self._priority, node.max_wait)
         end = await self._with_person(self._services.queues.wait(self._session, order))
@@ -573,7 +583,7 @@ class Interpreter:
     async def _transfer(self, node: Transfer) -> _Way:
         await self._say(node.prompt)
         await self._talk.answer()
-        await self._hand_back("transferred")
+        self._hand_back("transferred")
         await self._talk.session.extend(node.ring_timeout + WITH_A_PERSON)
         order = TransferOrder(
             self._facts(),
@@ -658,11 +668,11 @@ class Interpreter:
 
 
 async def _in_time(
-    asking: asyncio.Task[Mapping[str, object] | None], timeout: float
+    asking: Awaitable[Mapping[str, object] | None], timeout: float
 ) -> Mapping[str, object] | None:
     """What a port answers; one that overruns its deadline has not answered."""
     try:
-        async with asyncio.timeout(timeout + FROZEN_MARGIN / 2):
+        async with asyncio.timeout(timeout + OVERRUN):
             return await asking
     except TimeoutError:
         return None

@@ -57,6 +57,19 @@ class Visit:
         return "".join(event.keys for event in self.events if isinstance(event, Heard))
 
 
+def step_of(visit: Visit) -> dict[str, object]:
+    """A node of a path in JSON's types; `at` is in milliseconds since the epoch, secret keys are a mark."""
+    return {
+        "tree": visit.tree,
+        "node": visit.node,
+        "type": visit.type,
+        "at": visit.at_ms,
+        "keys": visit.keys,
+        "outcome": visit.outcome,
+        "to": visit.target,
+    }
+
+
 class Journal:
     """Writes visits down, one log line each. `watch` is told of each as it ends."""
 

@@ -7,12 +7,13 @@ is over, the caller is silent. What it never does: wait, or make a sound.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from telephony.errors import CallEnded
 from telephony.ivr.ports import (
@@ -130,7 +131,7 @@ class ScriptedSession:
         timeout: float,
         inter_digit_timeout: float = 2.0,
         terminator: str = "#",
-        margin: float | None = None,
+        guarded: bool = False,
         not_before: NotBefore | None = None,
     ) -> Gathered:
         """Take what the script says for this question."""
@@ -174,6 +175,20 @@ class ScriptedSession:
         """Note it."""
         self._still_there()
         self.variables[name] = value
+
+    def hand_back(self, values: Mapping[str, str]) -> None:
+        """Note them."""
+        self.variables.update(values)
+
+    async def hold(self, silence: Media, until: asyncio.Future[Any]) -> str:
+        """Nobody presses anything meanwhile."""
+        self._still_there()
+        await asyncio.wait({until})
+        return ""
+
+    async def guard(self, seconds: float) -> None:
+        """Nothing to do: nobody freezes here."""
+        self._still_there()
 
     async def extend(self, seconds: float) -> None:
         """No PBX, no limit."""

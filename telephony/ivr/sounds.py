@@ -21,7 +21,7 @@ from telephony.ivr.ports import Voice
 from telephony.ivr.saying import holes_of, parse_template, pieces_of, render
 from telephony.ivr.tree import RecordingPiece, Saying, Tree
 from telephony.model.media import Media
-from telephony.model.prompt import Phrase, Prompt, Text
+from telephony.model.prompt import Phrase, Prompt, Silence, Text
 
 Key: TypeAlias = tuple[Prompt, str]
 
@@ -30,6 +30,9 @@ MAX_SOUNDS: Final = 24
 
 PHRASES: Final = ("ivr.invalid", "ivr.unavailable", "common.goodbye", "common.apology")
 """What is said beside the tree's own words."""
+
+SILENCE: Final = Prompt((Silence(5.0),))
+"""What is played over and over while something is waited for."""
 
 _AT_ONCE: Final = 4
 
@@ -183,3 +186,5 @@ def _phrases(tree: Tree) -> Iterator[Key]:
     for key in PHRASES:
         for locale in tree.languages:
             yield Prompt((Phrase(key),)), locale
+    for locale in tree.languages:
+        yield SILENCE, locale

@@ -1,26 +1,23 @@
 """Mouth and ears of a tree: saying prompts and taking keys on a `CallSession`, typed ahead or not.
 
-A key pressed while something is said ends it and counts in the next question. Every wait is bounded twice:
-by its own deadline, and in the PBX by `extend`, step by step, should we freeze. What it never does: know a
-node.
+A key pressed while something is said, or waited for, counts in the next question. Every wait is bounded
+twice: by its own deadline, and in the PBX by `guard`, step by step, should we freeze. What it never does:
+know a node.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from telephony.ivr.journal import MASK, Journal
-from telephony.ivr.sounds import Sounds
+from telephony.ivr.sounds import SILENCE, Sounds
 from telephony.model.media import Media
 from telephony.model.prompt import Prompt
 from telephony.pbx.port import CallSession
 
 ALL_KEYS: Final = "0123456789*#"
-
-FROZEN_MARGIN: Final = 2.5
-"""Seconds beyond what it takes that the PBX lets a step stand: callers wait three at most for a frozen us."""
 
 SIGN_OF_LIFE: Final = 1.0
 """Seconds between two signs to the PBX that we are alive while a sound is being made."""
@@ -30,6 +27,8 @@ MAX_AHEAD: Final = 32
 
 MAX_CLEARINGS: Final = 5
 """How often `*` may clear what was typed before it counts as an answer."""
+
+Answer = TypeVar("Answer")
 
 
 class Talk:
@@ -54,7 +53,15 @@ class Talk:
 
     async def allow(self, seconds: float) -> None:
         """Let the PBX keep the call for a step that takes so long."""
-        await self.session.extend(seconds + FROZEN_MARGIN)
+        await self.session.guard(seconds)
+
+    async def wait(self, what: asyncio.Task[Answer], locale: str) -> Answer:
+        """Wait for something that ends by itself, in silence; keys pressed meanwhile count afterwards."""
+        silence = self._sounds.ready(SILENCE, locale)
+        if self._answered and silence is not None and not what.done():
+            keys = await self.session.hold(silence, what)
+            self._ahead = (self._ahead + keys)[:MAX_AHEAD]
+        return await what
 
     async def say(self, prompt: Prompt, locale: str, *, barge_in: bool) -> None:
         """Say it; a prompt without words takes no time. Keys waiting already skip it where they may."""
@@ -113,7 +120,7 @@ class Talk:
                 timeout=wait,
                 inter_digit_timeout=inter_digit_timeout,
                 terminator=terminator,
-                margin=FROZEN_MARGIN,
+                guarded=True,
             )
             media = None
             clearings += "*" in gathered.digits
@@ -148,7 +155,7 @@ class Talk:
     async def _one_key(self, media: Media | None, timeout: float) -> str:
         await self.answer()
         gathered = await self.session.gather(
-            media, max_digits=1, timeout=timeout, terminator="", margin=FROZEN_MARGIN
+            media, max_digits=1, timeout=timeout, terminator="", guarded=True
         )
         return gathered.digits
 

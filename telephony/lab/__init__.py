@@ -7,8 +7,10 @@ a PBX that is already running on this machine, or listen anywhere but on loopbac
 from __future__ import annotations
 
 from telephony.lab.carrier import Carrier, CarrierCall, Subscriber
+from telephony.lab.dialplan import own_dialplan
 from telephony.lab.instance import AsteriskInstance
 from telephony.lab.lab import Lab, LabState, down, running_labs, up
+from telephony.lab.phone import Phone
 from telephony.lab.providers import AsteriskProgram, find_asterisk
 from telephony.lab.subscribers import (
     answer_and_listen,
@@ -29,6 +31,7 @@ __all__ = [
     "CarrierCall",
     "Lab",
     "LabState",
+    "Phone",
     "Subscriber",
     "answer_and_listen",
     "busy",
@@ -37,6 +40,7 @@ __all__ = [
     "find_asterisk",
     "hang_up_early",
     "no_answer",
+    "own_dialplan",
     "press_keys",
     "reject",
     "running_labs",

@@ -9,6 +9,13 @@ from enum import StrEnum
 from typing import Final
 
 
+class Direction(StrEnum):
+    """Which way a call went."""
+
+    OUTBOUND = "outbound"
+    INBOUND = "inbound"
+
+
 class CallStatus(StrEnum):
     """What an app sees of a call."""
 

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 from urllib.parse import parse_qsl
 
 import structlog
@@ -36,6 +36,10 @@ LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
 _MAX_QUERY_FIELDS: Final = 64
 # How long a handler that was cancelled may take to clean up when the server stops, in seconds.
 _CANCEL_SECONDS: Final = 5.0
+# How long after a command another one may follow that is to cut it short, and after how long it is repeated:
+# one that Asterisk read together with the command lies unseen until something follows.
+_CUT_AFTER: Final = 0.25
+_CUT_AGAIN: Final = 1.0
 # How long an expired command waits for what may lie unread in the socket, in seconds.
 _THAW_SECONDS: Final = 0.05
 
@@ -67,12 +71,18 @@ class AgiChannel:
         """`agi_arg_1` and those that follow it."""
         self.hung_up = False
         """Whether Asterisk told us of a hangup (`HANGUP`, or 511 to a command)."""
+        self.heard_at = 0.0
+        """When the last command was sent that has its reply, by the event loop's time: a reply may lie unread
+        while we are frozen."""
         self._protocol = protocol
         self._writer = writer
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[AgiReply] | None = None
         self._heeds_hangup = True
         self._connected = True
+        self._sent_at = 0.0
+        self._cut_at = 0.0
+        self._cutting: asyncio.TimerHandle | None = None
 
     @property
     def connected(self) -> bool:
@@ -107,14 +117,15 @@ class AgiChannel:
             raise CallEnded(hung_up=True)
         if not self._connected:
             raise self._ended()
-        if self._protocol.awaiting_reply:
-            # The hangup ended the last command early for its caller; Asterisk still owes the reply.
+        while self._protocol.awaiting_reply:
+            # A hangup, or a key, ended the last command for its caller; Asterisk still owes a reply.
             started = self._loop.time()
             await self._reply(timeout, heeds_hangup=False)
             timeout -= self._loop.time() - started
             if not self._connected:
                 raise self._ended()
         self._writer.write(self._protocol.send_command(*words))
+        self._sent_at = self._loop.time()
         reply = await self._reply(timeout, heeds_hangup=not after_hangup)
         if reply.code == 511:
             self.hung_up = True
@@ -124,6 +135,30 @@ class AgiChannel:
         if reply.code != 200:
             raise PbxRejected(f"{reply.code} {reply.value}")
         return reply
+
+    async def command_until(self, stop: asyncio.Future[Any], *words: str, timeout: float) -> AgiReply | None:
+        """Send a command that plays, and cut it short once `stop` is done; None where that ended it.
+
+        Raises what `command` raises.
+        """
+        self._cut_at = self._loop.time() + _CUT_AFTER
+        stop.add_done_callback(self._cut)
+        try:
+            reply = await self.command(*words, timeout=timeout)
+        finally:
+            stop.remove_done_callback(self._cut)
+            if self._cutting is not None:
+                self._cutting.cancel()
+                self._cutting = None
+        return None if stop.done() and reply.endpos is None else reply
+
+    def _cut(self, _stop: object = None) -> None:
+        now = self._loop.time()
+        if self._connected and self._protocol.awaiting_reply:
+            if now >= self._cut_at:
+                self._writer.write(self._protocol.interrupt())
+                self._cut_at = now + _CUT_AGAIN
+            self._cutting = self._loop.call_at(self._cut_at, self._cut)
 
     def close(self) -> None:
         """End the AGI session: Asterisk goes on in the dialplan. Safe to call more than once."""
@@ -172,6 +207,7 @@ class AgiChannel:
 
     def take_reply(self, reply: AgiReply) -> None:
         """For the link: hand the reply to whoever waits; one that nobody waits for any more is dropped."""
+        self.heard_at = self._sent_at
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(reply)

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from telephony.errors import CallEnded, PbxRejected, PbxUnavailable, StaleFence
 from telephony.model.hangup import Cause, HangupCause
@@ -109,7 +110,7 @@ class MemorySession:
         timeout: float,
         inter_digit_timeout: float = 2.0,
         terminator: str = "#",
-        margin: float | None = None,
+        guarded: bool = False,
         not_before: NotBefore | None = None,
     ) -> Gathered:
         """Take scripted keys, pressed when they count; none left is a timeout, at once."""
@@ -152,6 +153,20 @@ class MemorySession:
         """Note the variable."""
         self._still_there()
         self.variables[name] = value
+
+    def hand_back(self, values: Mapping[str, str]) -> None:
+        """Note them."""
+        self.variables.update(values)
+
+    async def hold(self, silence: Media, until: asyncio.Future[Any]) -> str:
+        """Nobody presses anything meanwhile."""
+        self._still_there()
+        await asyncio.wait({until})
+        return ""
+
+    async def guard(self, seconds: float) -> None:
+        """Nothing to do: nobody freezes here."""
+        self._still_there()
 
     async def extend(self, seconds: float) -> None:
         """Nothing to do: a call in memory has no dead air."""

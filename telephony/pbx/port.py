@@ -6,11 +6,12 @@ room knows which one answers. What it never does: dial twice for one `DialOrder`
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from telephony.model.hangup import Cause, HangupCause
 from telephony.model.media import Media
@@ -256,17 +257,24 @@ class CallSession(Protocol):
         timeout: float,
         inter_digit_timeout: float = 2.0,
         terminator: str = "#",
-        margin: float | None = None,
+        guarded: bool = False,
         not_before: NotBefore | None = None,
     ) -> Gathered:
         """Play (barge-in by any digit) and collect digits; times in seconds.
 
         `not_before` names keys that count only once enough of the sound was heard. `timeout` counts from the
-        end of the sound to the first digit. Keys typed ahead count. With `margin` the sound and each wait
-        get an `extend` of their own, for their length and so many seconds: a controller that freezes leaves
-        nobody waiting longer.
-        Asterisk: `STREAM FILE` with all digits, from the sample on where it goes on, then `WAIT FOR DIGIT`
-        for each further one. FreeSWITCH: `play_and_get_digits`; `playback` of `FILE@@SAMPLE`.
+        end of the sound to the first digit. Keys typed ahead count. With `guarded` each step has a `guard`
+        of its own.
+        Asterisk: `GET OPTION` with all digits, then `WAIT FOR DIGIT` for each further one; with `not_before`
+        `STREAM FILE`, from the sample on where it goes on. FreeSWITCH: `play_and_get_digits`; `playback` of
+        `FILE@@SAMPLE`.
+        """
+        ...
+
+    async def hold(self, silence: Media, until: asyncio.Future[Any]) -> str:
+        """Stay on the line in silence until a future is done; returns the keys that were pressed meanwhile.
+
+        Asterisk: `STREAM FILE`, which another command ends. FreeSWITCH: nothing to do, digits queue up.
         """
         ...
 
@@ -298,6 +306,21 @@ class CallSession(Protocol):
         """Set a channel variable; every listener of the PBX can see it: never a secret.
 
         Asterisk: `SET VARIABLE`. FreeSWITCH: `set`.
+        """
+        ...
+
+    def hand_back(self, values: Mapping[str, str]) -> None:
+        """Channel variables that the dialplan finds once it has the call back; under the same warning.
+
+        Asterisk: `MSet` at `hangup` and `transfer`. FreeSWITCH: `multiset`.
+        """
+        ...
+
+    async def guard(self, seconds: float) -> None:
+        """A step of so many seconds begins: the PBX keeps the call for it, and not much longer.
+
+        Should we freeze, the PBX takes its own way within six seconds, in the middle of the step too.
+        Asterisk: `TIMEOUT(absolute)`, moved on by AMI `Setvar`. FreeSWITCH: `sched_hangup`.
         """
         ...
 

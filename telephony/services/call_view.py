@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from telephony.egress.envelope import iso
-from telephony.ivr.flow import PATH_EVENT
+from telephony.ivr.inbound_log import PATH_EVENT
 from telephony.services.admission import MACHINE_VARIABLE
 from telephony.services.contract import AttemptView, CallView
 from telephony.store import UnitOfWork
@@ -58,6 +58,7 @@ def view_of(
         metadata=request.metadata,
         out_id=request.out_id,
         attempts=tuple(_attempt(attempt) for attempt in attempts),
+        direction=request.direction,
         path=path,
     )
 

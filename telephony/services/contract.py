@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from telephony.model.call import CallClass, CallStatus, PaymentStatus, VerificationStatus
+from telephony.model.call import CallClass, CallStatus, Direction, PaymentStatus, VerificationStatus
 from telephony.model.delivery import DeliveryStatus
 from telephony.model.trunk import BreakerPhase, TrunkCondition
 
@@ -142,6 +142,7 @@ class CallView:
     metadata: Mapping[str, Any]
     out_id: str | None
     attempts: tuple[AttemptView, ...]
+    direction: Direction = Direction.OUTBOUND
     path: tuple[Mapping[str, Any], ...] = ()
 
 

@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
-from telephony.model.call import AttemptPhase, CallClass, CallStatus, PaymentStatus, VerificationStatus
+from telephony.model.call import (
+    AttemptPhase,
+    CallClass,
+    CallStatus,
+    Direction,
+    PaymentStatus,
+    VerificationStatus,
+)
 from telephony.model.delivery import DeliveryStatus
 from telephony.model.trunk import BreakerState, Passed, SlotKind
 
@@ -66,6 +73,7 @@ class RequestRecord:
     ended_at: int | None = None
     result: Mapping[str, Any] | None = None
     failure_reason: str | None = None
+    direction: Direction = Direction.OUTBOUND
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

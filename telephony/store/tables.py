@@ -10,7 +10,14 @@ from __future__ import annotations
 
 from sqlalchemy import Column, ForeignKey, Index, MetaData, Table, UniqueConstraint, text
 
-from telephony.model.call import AttemptPhase, CallClass, CallStatus, PaymentStatus, VerificationStatus
+from telephony.model.call import (
+    AttemptPhase,
+    CallClass,
+    CallStatus,
+    Direction,
+    PaymentStatus,
+    VerificationStatus,
+)
 from telephony.model.trunk import BreakerPhase, SlotKind
 from telephony.store.columns import Choice, Count, Flag, Fraction, Json, Key, Millis, Sealed, Words
 from telephony.store.records import IdempotencyState
@@ -63,6 +70,7 @@ request = Table(
     Column("ended_at", Millis),
     Column("result", Json),
     Column("failure_reason", Words),
+    Column("direction", Choice(Direction), nullable=False, server_default=text("'outbound'")),
 )
 Index("ix_request_client", request.c.client, request.c.created_at, request.c.id)
 Index("ix_request_client_status", request.c.client, request.c.status, request.c.created_at, request.c.id)

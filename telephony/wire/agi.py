@@ -6,8 +6,9 @@ Written against `res/res_agi.c` of Asterisk 20 to 22. The rules:
    without a colon and a line that is no `agi_` line are refused: any of them is a line break smuggled into
    a value.
 2. We send one command, one line, and wait for its reply before the next. Asterisk reads commands through a
-   stdio buffer while it polls the socket, so a second line would lie unseen, and a byte that arrives during a
-   playback cuts the playback short.
+   stdio buffer while it polls the socket, so a second line that comes with the first would lie unseen. One
+   that comes during a playback (`STREAM FILE`) cuts it short, and the playback is not answered then; one that
+   ended just before has its reply with an `endpos`, which the `NOOP` that `interrupt` sends has not.
 3. A reply is `200 result=R`, `200 result=R (value)`, `200 result=R (value) endpos=N`, a line of code 510,
    511 or 520, or the usage block from `520-…` to `520 …`. `1xx` lines come before a reply and are dropped.
    A value may hold spaces, parentheses and line breaks: a reply whose parenthesis is open goes on to the
@@ -153,7 +154,16 @@ class _State(Enum):
 class AgiProtocol:
     """One AGI conversation, seen from the controller. The rules stand at the head of this file."""
 
-    __slots__ = ("_block", "_block_bytes", "_environment", "_hung_up", "_limits", "_lines", "_state")
+    __slots__ = (
+        "_block",
+        "_block_bytes",
+        "_environment",
+        "_hung_up",
+        "_interrupts",
+        "_limits",
+        "_lines",
+        "_state",
+    )
 
     def __init__(self, limits: AgiLimits = DEFAULT_LIMITS) -> None:
         self._limits = limits
@@ -164,6 +174,8 @@ class AgiProtocol:
         self._block: list[str] = []
         self._block_bytes = 0
         self._hung_up = False
+        # `NOOP`s that are not answered yet.
+        self._interrupts = 0
 
     @property
     def hung_up(self) -> bool:
@@ -192,6 +204,18 @@ class AgiProtocol:
         self._state = _State.AWAITING
         return data
 
+    def interrupt(self) -> bytes:
+        """Return the bytes that end the playback in flight; its reply is that of a `NOOP`, without `endpos`.
+
+        May be asked for again where no reply comes: the line may lie unseen behind the command. Each is
+        answered; a playback that ended by itself is answered before them. Raises `LocalProtocolError` where
+        no command is in flight.
+        """
+        if not self.awaiting_reply:
+            raise LocalProtocolError("no AGI command is in flight")
+        self._interrupts += 1
+        return b"NOOP\n"
+
     def receive(self, data: bytes) -> list[AgiEvent]:
         """Take bytes in, return what they complete. Raises `RemoteProtocolError`; nothing is taken after it.
 
@@ -199,7 +223,12 @@ class AgiProtocol:
         """
         if self.ended:
             raise RemoteProtocolError("AGI data after the end of the conversation")
-        if self._state is _State.AWAITING and not self._lines and len(data) <= self._limits.max_line_bytes:
+        if (
+            self._state is _State.AWAITING
+            and not self._interrupts
+            and not self._lines
+            and len(data) <= self._limits.max_line_bytes
+        ):
             # Nearly every reply: it came whole, and nothing lies before it.
             plain = _PLAIN_REPLY.fullmatch(data)
             if plain is not None:
@@ -268,8 +297,14 @@ class AgiProtocol:
             return None
         if code == 200:
             return self._take_result(line, text, size)
-        self._state = _State.IDLE
+        self._answered()
         return AgiReply(code, "", text)
+
+    def _answered(self, *, by_playback: bool = False) -> None:
+        """A reply is complete; `NOOP`s that were sent to end the command are answered after it."""
+        if self._interrupts and not by_playback:
+            self._interrupts -= 1
+        self._state = _State.AWAITING if self._interrupts else _State.IDLE
 
     def _take_result(self, line: str, text: str, size: int) -> AgiReply | None:
         match = _RESULT.fullmatch(text)
@@ -283,7 +318,7 @@ class AgiProtocol:
                 return None
             position = _ENDPOS.search(rest)
             endpos = int(position[1]) if position else None
-        self._state = _State.IDLE
+        self._answered(by_playback=endpos is not None)
         return AgiReply(200, result, value, endpos)
 
     def _open_block(self, state: _State, line: str, size: int) -> None:
@@ -312,7 +347,7 @@ class AgiProtocol:
         usage = self._state is _State.IN_USAGE
         self._block = []
         if usage:
-            self._state = _State.IDLE
+            self._answered()
             return AgiReply(int(first[:3]), "", text)
         return self._take_result("", text, 0)
 

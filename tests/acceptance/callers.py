@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from telephony.lab import Lab
-from telephony.lab.carrier import CarrierCall
-from telephony.lab.config import OWN_DIALPLAN
 from telephony.net.ami import AmiClient, AmiConfig
 from telephony.wire.ami import Message
 
@@ -40,19 +38,6 @@ exten => _[+0-9]!,1,NoOp(person)
  same => n,Wait(2)
  same => n,Hangup()
 """
-
-
-@asynccontextmanager
-async def own_dialplan(lab: Lab, text: str) -> AsyncIterator[None]:
-    """Contexts of a user beside ours, while the block runs."""
-    path = lab.pbx.run_dir / "etc" / OWN_DIALPLAN
-    path.write_text(text, "utf-8")
-    await lab.pbx.console("dialplan reload")
-    try:
-        yield
-    finally:
-        path.unlink()
-        await lab.pbx.console("dialplan reload")
 
 
 @dataclass(frozen=True)
@@ -141,31 +126,6 @@ class Onlooker:
         while not wanted():
             assert time.monotonic() < deadline, what
             await asyncio.sleep(0.05)
-
-
-class Phone:
-    """Does what it is told, and stays on the line meanwhile."""
-
-    def __init__(self) -> None:
-        self._todo: asyncio.Queue[tuple[float, str]] = asyncio.Queue()
-        self.call: CarrierCall | None = None
-
-    def soon(self, what: str, after: float = 0.0) -> None:
-        """Press keys, or `hangup`."""
-        self._todo.put_nowait((after, what))
-
-    async def __call__(self, call: CarrierCall) -> None:
-        """Be a subscriber of the carrier."""
-        while True:
-            try:
-                after, what = await asyncio.wait_for(self._todo.get(), 0.3)
-            except TimeoutError:
-                # Notices that the other side has hung up.
-                await call.wait(0.001)
-                continue
-            if what == "hangup":
-                await call.hang_up(after=after)
-            await call.press(what, after=after)
 
 
 def number(index: int) -> str:

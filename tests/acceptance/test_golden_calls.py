@@ -7,119 +7,34 @@ the world (apps, queues, the time of day) is as each conversation says; only the
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from telephony.errors import CallEnded
 from telephony.ivr.book import Edition
 from telephony.ivr.compile import compile_tree
 from telephony.ivr.golden import Conversation, GoldenFile, difference, read_golden
-from telephony.ivr.interpreter import Interpreter
+from telephony.ivr.live import Finger, Stage
 from telephony.ivr.saying import words_of
-from telephony.ivr.scripted import ScriptedClock, World
-from telephony.ivr.simulate import HUNG_UP, Caller, moment, simulate
+from telephony.ivr.scripted import World
+from telephony.ivr.simulate import HUNG_UP, Caller, simulate
 from telephony.ivr.sounds import Sounds, Wardrobe
-from telephony.ivr.transcript import phrases_of, transcript
-from telephony.ivr.tree import Tree
-from telephony.lab import Lab
-from telephony.model.media import Media
+from telephony.ivr.transcript import phrases_of
+from telephony.ivr.tree import CallerCase, Condition, Language, Menu, Tree
+from telephony.lab import Lab, Phone, own_dialplan
 from telephony.net.ami import AmiConfig
 from telephony.pbx.asterisk import AsteriskConfig, AsteriskPbx
-from telephony.pbx.port import CallSession, Gathered
 from telephony.resources import data_dir
-from tests.acceptance.callers import PEOPLE, Onlooker, Phone, Step, number, own_dialplan, trees_in
+from tests.acceptance.callers import PEOPLE, Onlooker, Step, number, trees_in
 from tests.acceptance.test_ivr import PACKS, compiled, edition_of, studio_in
 
 pytestmark = pytest.mark.lab
 
 PHRASES = phrases_of(PACKS)
-HEARD_OUT = 0.4
-"""Seconds after the end of a prompt until somebody presses a key."""
-
-IN_BETWEEN = 0.4
-"""Seconds after its beginning until somebody interrupts it."""
-
-
-@dataclass
-class Finger:
-    """Does at each question what a script says; as `ivr.scripted` does in the simulator."""
-
-    phone: Phone
-    script: Sequence[str]
-    todo: deque[str] = field(init=False)
-    typed: int = 0
-    pressing: bool = False
-
-    def __post_init__(self) -> None:
-        self.todo = deque(self.script)
-
-    def hears(self, seconds: float, *, question: bool, going_on: bool = False) -> None:
-        """A sound of this length begins; a question follows it or not."""
-        if self.typed > 0 or going_on:
-            return
-        token = self.todo[0] if self.todo else "timeout"
-        if token.startswith("!"):
-            self._do(token[1:], IN_BETWEEN)
-        elif question:
-            self._do(token, seconds + HEARD_OUT)
-        else:
-            return
-        if self.todo:
-            self.todo.popleft()
-
-    def _do(self, token: str, after: float) -> None:
-        if token == "hangup":
-            self.phone.soon("hangup", after)
-        elif token != "timeout":
-            self.typed += len(token)
-            self.phone.soon(token, after)
-
-
-class Cued:
-    """A real session whose caller is told when to press."""
-
-    def __init__(self, session: CallSession, finger: Finger, caller: str, called: str, folder: Path) -> None:
-        self._session = session
-        self._finger = finger
-        self._folder = folder
-        self.caller = caller
-        self.called = called
-        self.handed_over = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    async def play(self, media: Media, *, barge_in: str = "") -> str | None:
-        finger = self._finger
-        if barge_in or (finger.todo and finger.todo[0] == "!hangup"):
-            finger.hears(media.seconds, question=False)
-        key = await self._session.play(media, barge_in=barge_in)
-        finger.typed -= bool(key)
-        finger.pressing = bool(key)
-        return key
-
-    async def gather(self, media: Media | None, **how: Any) -> Gathered:
-        finger = self._finger
-        going_on = media is None and finger.pressing
-        finger.hears(media.seconds if media else 0.0, question=True, going_on=going_on)
-        gathered = await self._session.gather(media, **how)
-        finger.typed -= len(gathered.digits) + (gathered.ended_by == "terminator")
-        finger.pressing = bool(gathered.digits) and gathered.ended_by != "terminator"
-        return gathered
-
-    async def record(self, name: str, **how: Any) -> float:
-        return await self._session.record(str(self._folder / Path(name).name), **how)
-
-    async def transfer(self, extension: str, context: str) -> None:
-        self.handed_over = True
-        await self._session.transfer(extension, context)
 
 
 def golden_files() -> list[GoldenFile]:
@@ -129,56 +44,6 @@ def golden_files() -> list[GoldenFile]:
         assert isinstance(read, GoldenFile), read
         found.append(read)
     return found
-
-
-@dataclass
-class Stage:
-    """Plays each conversation on the session of the caller whom it belongs to."""
-
-    trees: Mapping[str, Tree]
-    parts: dict[str, tuple[str, Conversation]]
-    phones: dict[str, Phone]
-    folder: Path
-    texts: dict[str, str] = field(default_factory=dict)
-    sounds: Any = None
-
-    async def __call__(self, session: CallSession) -> None:
-        who = session.caller
-        if who not in self.parts:
-            return  # To the compiled tree.
-        name, part = self.parts[who]
-        tree = self.trees[name]
-        world = World(
-            profile=part.profile,
-            webhooks=part.webhooks,
-            queues=part.queues,
-            transfers=part.transfers,
-            without=frozenset(part.without),
-        )
-        cued = Cued(session, Finger(self.phones[who], part.keys), part.caller, part.called, self.folder)
-        sounds = self.sounds()
-        walk = Interpreter(
-            tree,
-            cued,
-            sounds,
-            world.services(ScriptedClock(moment(part.at, tree))),
-            trees=self.trees,
-            variables=part.variables,
-            language=part.language,
-        )
-        result = HUNG_UP
-        try:
-            ending = await walk.run()
-            result = ending.result
-            if not ending.with_dialplan:
-                await session.hangup()
-            elif not cued.handed_over:
-                await session.transfer("someone", "agents")
-        except CallEnded:
-            pass
-        finally:
-            self.texts[who] = transcript(walk.visits, result, PHRASES)
-            await sounds.close()
 
 
 # ---- compiled
@@ -215,39 +80,75 @@ async def scripts(trees: Mapping[str, Tree]) -> list[Script]:
     return found
 
 
-def without_ways(text: str) -> str:
-    """A transcript without where each node led: the next node says so."""
-    return "\n".join(line for line in text.splitlines() if not line.startswith("  ->"))
+def resolved(text: str) -> str:
+    """A transcript that names the node to which `back` or `repeat` led: a dialplan knows no other word."""
+    lines = text.splitlines()
+    for at, line in enumerate(lines[:-1]):
+        for word in ("back", "repeat"):
+            if line.startswith(f"  -> {word} ("):
+                lines[at] = line.replace(word, lines[at + 1].partition(" ")[0], 1)
+    return "\n".join(lines)
+
+
+OUTCOMES = {
+    "say": "said",
+    "set": "set",
+    "goto": "gone",
+    "hangup": "ended",
+    "lookup": "unknown",
+    "queue": "handed_over",
+    "transfer": "handed_over",
+}
+"""How nodes end in a compiled tree that have one end there."""
 
 
 @dataclass
 class Reader:
-    """Reads a transcript from what the PBX did with a caller, and cues the caller's finger."""
+    """Reads a transcript from what the PBX did with a caller, and cues the caller's finger.
 
+    A node's first step names it, its questions and words are steps of their own, and where it leads is told
+    by the `GotoIf` that held, or the next node.
+    """
+
+    phone: Phone
     finger: Finger
+    tree: Tree
     words: Mapping[str, tuple[str, str, float]]
     lines: list[str] = field(default_factory=list)
     result: str = HUNG_UP
     over: bool = False
     _reading: bool = False
+    _node: str = ""
+    _key: str = ""
+    _wrong: bool = False
+    _tests: int = 0
 
     def take(self, step: Step) -> None:
         if step.kind == "VarSet" and step.application == "IVR__KEY" and self._reading:
             self._reading = False
+            self._key, self._wrong = step.data, False
             self.finger.typed -= len(step.data)
             self.lines.append(f"  hears {step.data or 'nothing'}")
         elif step.kind == "VarSet" and step.application == "TELEPHONY_RESULT" and not self.over:
             self.result = step.data or self.result
-        if self.over or step.kind != "Newexten" or not step.extension.startswith("node_"):
+        if self.over or step.kind != "Newexten" or not step.context.startswith("telephony-ivr-"):
             return
-        if not step.context.startswith("telephony-ivr-") or step.context.endswith("-hours"):
+        if step.extension == "end" and self._node:
+            self._leaves("hangup")
+        if not step.extension.startswith("node_") or step.context.endswith("-hours"):
             return
         arguments = step.data.split(",")
         match step.application:
             case "NoOp":
                 kind, _, node = step.data.partition(" ")
+                if self._node:
+                    self._leaves(node)
+                self._node, self._key, self._wrong, self._tests = node, "", False, 0
                 self.lines.append(f"{node} ({kind})")
+            case "GotoIf":
+                self._tests += 1
             case "Playback":
+                self._wrong = arguments[0].endswith("invalid")
                 self._says(arguments[0].split("&"))
             case "Read":
                 self._reading = True
@@ -257,9 +158,33 @@ class Reader:
                     files = files[:1]
                 self.finger.hears(self._says(files), question=True)
             case "Queue" | "Dial":
+                self._leaves("dialplan")
                 self.over = True
             case "Goto" if len(arguments) == 3:
+                self._leaves("dialplan")
                 self.over = True
+            case "Goto" if isinstance(self.tree.nodes[self._node], Condition):
+                # None of its tests held.
+                self._tests = 0
+
+    def _leaves(self, target: str) -> None:
+        self.lines.append(f"  -> {target} ({self._outcome()})")
+        self._node = ""
+
+    def _outcome(self) -> str:
+        node = self.tree.nodes[self._node]
+        if isinstance(node, Menu):
+            return "wrong" if self._wrong else self._key or "silence"
+        if isinstance(node, Language):
+            return node.language or node.choices.get(self._key, "not chosen")
+        if isinstance(node, Condition):
+            tests = 0
+            for index, case in enumerate(node.cases):
+                tests += len(self.tree.lists[case.caller_in]) if isinstance(case, CallerCase) else 1
+                if self._tests and self._tests <= tests:
+                    return f"case {index + 1}"
+            return "otherwise"
+        return OUTCOMES[node.type]
 
     def _says(self, files: Sequence[str]) -> float:
         seconds = 0.0
@@ -279,36 +204,45 @@ async def test_one_transcript_everywhere(lab: Lab, tmp_path: Path) -> None:
     edition = edition_of(trees_in(tmp_path))
     seen = Onlooker(lab)
     async with seen.watching():
-        with_us = Stage(edition.trees, {}, {}, tmp_path)
+        parts: dict[str, tuple[str, Conversation]] = {}
         for file in golden_files():
             for one in file.golden.conversations:
-                with_us.parts[number(len(with_us.parts))] = (file.golden.tree, one)
+                parts[number(len(parts))] = (file.golden.tree, one)
+        phones = {who: Phone() for who in parts}
         without_us, plans = await compiled_parts(edition, tmp_path)
         seen.told = lambda who, step: without_us[who][1].take(step) if who in without_us else None
-        async with own_dialplan(lab, PEOPLE + plans), answering(lab, with_us, edition, tmp_path):
+        async with (
+            own_dialplan(lab, PEOPLE + plans),
+            answering(lab, edition, tmp_path, parts, phones) as with_us,
+        ):
             calls = []
-            for who in with_us.parts:
-                with_us.phones[who] = Phone()
-                calls.append(await lab.carrier.place(UNNAMED, with_us.phones[who], caller=who))
+            for who, phone in phones.items():
+                calls.append(await lab.carrier.place(UNNAMED, phone, caller=who))
             for who, (part, reader) in without_us.items():
-                calls.append(await lab.carrier.place(CALLED[part[0]], reader.finger.phone, caller=who))
+                calls.append(await lab.carrier.place(CALLED[part[0]], reader.phone, caller=who))
             await asyncio.gather(*(call.wait_ended(150) for call in calls))
     wrong = [
         f"with us, {name}: {one.name}\n{differs}"
-        for who, (name, one) in with_us.parts.items()
+        for who, (name, one) in parts.items()
         if (differs := difference(one.expect, with_us.texts.get(who, "")))
     ]
     wrong += [
         f"compiled, {name} {keys}\n{differs}"
         for (name, keys, text), reader in without_us.values()
-        if (differs := difference(without_ways(text), reader.text))
+        if (differs := difference(resolved(text), reader.text))
     ]
     assert not wrong, "\n".join(wrong)
     assert len(without_us) >= 6
 
 
 @asynccontextmanager
-async def answering(lab: Lab, stage: Stage, edition: Edition, folder: Path) -> AsyncIterator[None]:
+async def answering(
+    lab: Lab,
+    edition: Edition,
+    folder: Path,
+    parts: Mapping[str, tuple[str, Conversation]],
+    phones: Mapping[str, Phone],
+) -> AsyncIterator[Stage]:
     """A stage behind the lab's PBX."""
     host, port = lab.agi
     ami = AmiConfig(
@@ -318,17 +252,24 @@ async def answering(lab: Lab, stage: Stage, edition: Edition, folder: Path) -> A
         secret=lab.state.ami_secret,
     )
     config = AsteriskConfig(ami=ami, nonce_key=b"k" * 32, agi_host=host, agi_port=port)
-    pbx = AsteriskPbx(config, on_inbound=stage)
     async with studio_in(folder) as studio:
         wardrobe = Wardrobe(studio)
         await wardrobe.make(1, edition.trees.values())
-        await pbx.start()
-        try:
-            with wardrobe.lent(1) as common:
-                stage.sounds = lambda: Sounds(studio, common)
-                yield
-        finally:
-            await pbx.stop()
+        with wardrobe.lent(1) as common:
+            stage = Stage(
+                edition.trees,
+                parts,
+                lambda who: phones[who].soon,
+                lambda: Sounds(studio, common),
+                PHRASES,
+                ("someone", "agents"),
+            )
+            pbx = AsteriskPbx(config, on_inbound=stage)
+            await pbx.start()
+            try:
+                yield stage
+            finally:
+                await pbx.stop()
 
 
 async def compiled_parts(edition: Edition, folder: Path) -> tuple[dict[str, tuple[Script, Reader]], str]:
@@ -342,4 +283,8 @@ async def compiled_parts(edition: Edition, folder: Path) -> tuple[dict[str, tupl
             length = path.with_name(f"{path.name}.ulaw").stat().st_size / 8000
             words[str(path)] = (sound.language, words_of(sound.prompt, PHRASES(sound.language)), length)
     found = enumerate(await scripts(edition.trees))
-    return {number(500 + at): (one, Reader(Finger(Phone(), one[1]), words)) for at, one in found}, plans
+    readers = {}
+    for at, one in found:
+        phone, tree = Phone(), edition.trees[one[0]]
+        readers[number(500 + at)] = (one, Reader(phone, Finger(phone.soon, one[1]), tree, words))
+    return readers, plans

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from standardwebhooks import Webhook
 
 from telephony.egress.guard import Guard
 from telephony.ivr.book import Edition, read_folder
@@ -21,15 +26,16 @@ from telephony.ivr.compile import compile_tree
 from telephony.ivr.known import rules_here
 from telephony.ivr.saying import render, sayings_of
 from telephony.ivr.sounds import Wardrobe
-from telephony.lab import Lab, press_keys
+from telephony.lab import Lab, Phone, own_dialplan, press_keys
 from telephony.lab.carrier import CarrierCall
 from telephony.lab.ear import hear
+from telephony.pbx.asterisk.guard import HOLD
 from telephony.resources import data_dir
 from telephony.speech.engine import EspeakNg
 from telephony.speech.g711 import from_ulaw
 from telephony.speech.packs import Packs
 from telephony.speech.studio import Studio
-from tests.acceptance.callers import PEOPLE, Onlooker, Phone, Step, number, own_dialplan, trees_in
+from tests.acceptance.callers import PEOPLE, Onlooker, Step, number, trees_in
 from tests.acceptance.control import SPEECH_CACHE, ControllerProcess, Json, api_of, settings_of
 
 pytestmark = pytest.mark.lab
@@ -44,7 +50,7 @@ SECRET = "whsec_" + "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE="
 PACKS = Packs.load(data_dir("audio"))
 
 
-def ivr_settings(lab: Lab, folder: Path, trees: Path) -> Json:
+def ivr_settings(lab: Lab, folder: Path, trees: Path, **more: object) -> Json:
     ivr = {
         "folder": str(trees),
         "inbound": "ride-hotline",
@@ -52,12 +58,13 @@ def ivr_settings(lab: Lab, folder: Path, trees: Path) -> Json:
         "queue_context": "agents",
         "number_context": "numbers",
         "webhook_secret": SECRET,
+        **more,
     }
     return settings_of(lab, folder, ivr=ivr)
 
 
 def edition_of(trees: Path) -> Edition:
-    return read_folder(trees, rules_here(PACKS, None, Guard()))
+    return read_folder(trees, rules_here(PACKS, None, Guard(["127.0.0.0/8"])))
 
 
 @asynccontextmanager
@@ -93,12 +100,12 @@ async def compiled(folder: Path, edition: Edition, name: str) -> str:
 
 
 @asynccontextmanager
-async def controller(lab: Lab, folder: Path, trees: Path) -> AsyncIterator[ControllerProcess]:
+async def controller(lab: Lab, folder: Path, trees: Path, **more: object) -> AsyncIterator[ControllerProcess]:
     # A cold cache is filled here, at leisure: the controller is waited for half a minute.
     async with studio_in(folder) as studio:
         await studio.prepare(["en", "zh-CN", "es"])
         await Wardrobe(studio).make(1, edition_of(trees).trees.values())
-    process = ControllerProcess(folder, ivr_settings(lab, folder, trees))
+    process = ControllerProcess(folder, ivr_settings(lab, folder, trees, **more))
     try:
         await process.start()
         yield process
@@ -106,7 +113,8 @@ async def controller(lab: Lab, folder: Path, trees: Path) -> AsyncIterator[Contr
         await process.stop()
 
 
-PLANS: list[tuple[str, str, tuple[str, str], list[str], str]] = [
+Plan = tuple[str, str, tuple[str, str], list[str], str]
+PLANS: list[Plan] = [
     # called, keys, the person reached, the nodes, the language of what the last one says
     (HOTLINE, "11", ("safety", "9110"), ["who", "speak", "main", "emergency"], "zh-CN"),
     (HOTLINE, "21", ("safety", "9110"), ["who", "speak", "main", "emergency"], "en"),
@@ -130,6 +138,27 @@ async def last_words(folder: Path, edition: Edition) -> dict[str, bytes]:
                     media = await studio.compose(render(saying, {"brand": "Acme"}, tag), tag)
                     clips[f"{node} {tag}"] = from_ulaw(Path(f"{media.name}.ulaw").read_bytes()).tobytes()
     return clips
+
+
+PIECE = 8000
+"""Bytes of half a second: a busy machine loses a frame now and then, and what follows it is late."""
+
+
+def heard_most(recording: Path, clips: dict[str, bytes]) -> list[str]:
+    """The clips that a recording holds; of those that came in pieces, the one most of which is there."""
+    whole = [one.label for one in hear(recording, clips)]
+    if whole:
+        return whole
+    pieces = {
+        f"{label}/{at}": clip[at : at + PIECE]
+        for label, clip in clips.items()
+        for at in range(0, len(clip) - PIECE + 1, PIECE)
+    }
+    heard = Counter(one.label.partition("/")[0] for one in hear(recording, pieces))
+    there = {
+        label: heard[label] / (len(clip) // PIECE) for label, clip in clips.items() if len(clip) >= PIECE
+    }
+    return [label for label, share in there.items() if share >= 0.5]
 
 
 async def crowd(lab: Lab, folder: Path, people: int) -> str:
@@ -162,14 +191,42 @@ async def crowd(lab: Lab, folder: Path, people: int) -> str:
             line = ended.get(seen.id_of(number(index)), {})
             recording = calls[index].heard
             assert recording is not None
-            heard = await asyncio.to_thread(hear, recording, clips)
-            got = seen.person(number(index)), line.get("path"), [one.label for one in heard]
+            heard = await asyncio.to_thread(heard_most, recording, clips)
+            got = seen.person(number(index)), line.get("path"), heard
             if got != (person, path, [f"{path[-1]} {tag}"]):
                 wrong.append((index, keys, got))
         assert not wrong, wrong
         assert len(ended) == people
+        await kept_by_us(process, plans, seen)
     lasted = max(call.ended_at - call.arrived_mono for call in calls if call.ended_at)
     return f"{people} callers, none dropped, the longest call {lasted:.1f} s"
+
+
+async def kept_by_us(process: ControllerProcess, plans: list[Plan], seen: Onlooker) -> None:
+    """Each of them is a call that an app can look at, with its path."""
+    async with api_of(process.url) as api:
+        calls: list[Json] = []
+
+        async def listed() -> bool:
+            calls.clear()
+            cursor = ""
+            while True:
+                page = await api.get(f"/v1/calls?limit=100{cursor}")
+                calls.extend(page["items"])
+                if page["next_cursor"] is None:
+                    return len(calls) == len(plans)
+                cursor = f"&cursor={page['next_cursor']}"
+
+        async with asyncio.timeout(10):
+            while not await listed():
+                await asyncio.sleep(0.2)
+        by_channel = {call["metadata"]["channel"]: call for call in calls}
+        for index, (_, keys, _, path, tag) in enumerate(plans):
+            call = by_channel[seen.id_of(number(index))]
+            assert (call["direction"], call["from"], call["locale"]) == ("inbound", number(index), tag)
+            assert [step["node"] for step in call["path"]] == path
+            assert "".join(step["keys"] for step in call["path"]) == keys
+        assert await api.get(f"/v1/calls/{calls[0]['id']}") == calls[0]
 
 
 async def test_thirty_callers_at_once(
@@ -189,21 +246,13 @@ async def test_a_hundred_callers_at_once(
 # ---- the controller is gone, or frozen, while people stand in a menu
 
 COMPILED = "telephony-ivr-ride-hotline"
-MENU_TIMEOUT = 5.0
-MOST_WAIT = 3.0
+MOST_WAIT = {signal.SIGKILL: 1.5, signal.SIGSTOP: HOLD + 0.5}
+"""Seconds until the PBX goes its own way, whatever it was doing for a caller, with a key pressed or not."""
+
 NEW_WAIT = {signal.SIGKILL: 1.5, signal.SIGSTOP: 3.5}
 """Seconds from a new call to its compiled tree; a frozen controller is waited for (TELEPHONY_PATIENCE)."""
 
 STANDING, PRESSING, NEW, NO_TREE = 20, 5, 3, 3
-
-
-def menu_over(steps: list[Step], before: float) -> float:
-    """When a caller's question would have been over by itself: its prompt, and the wait for a key."""
-    last = [step for step in steps if step.at < before and step.application[:6] in ("STREAM", "WAIT F")][-1]
-    words = last.application.split()
-    if words[0] == "WAIT":
-        return last.at + int(words[3]) / 1000
-    return last.at + Path(f"{words[2]}.ulaw").stat().st_size / 8000 + MENU_TIMEOUT
 
 
 async def left_alone(lab: Lab, folder: Path, how: signal.Signals) -> str:
@@ -248,7 +297,6 @@ async def left_alone(lab: Lab, folder: Path, how: signal.Signals) -> str:
         placed = time.monotonic()
         calls += [await dial(HOTLINE, index) for index in range(STANDING + NO_TREE, len(everybody))]
         waits: dict[str, float] = {}
-        beyond: dict[str, float] = {}
         for index, caller in enumerate(everybody):
             fallen = "telephony-lost" if STANDING <= index < STANDING + NO_TREE else COMPILED
             await seen.until(
@@ -258,25 +306,18 @@ async def left_alone(lab: Lab, folder: Path, how: signal.Signals) -> str:
             )
             at = seen.of(caller, "Newexten", context=fallen)[0].at
             waits[caller] = at - (placed if index >= STANDING + NO_TREE else gone)
-            if how is signal.SIGSTOP and index < STANDING + NO_TREE:
-                # The last thing that the PBX did for the frozen controller: a prompt, a wait, a key.
-                spoken = [step.at for step in seen.of(caller, "AGIExecEnd") if step.at < at]
-                waits[caller] = at - spoken[-1]
-                beyond[caller] = at - menu_over(seen.of(caller, "AGIExecStart"), at)
         if how is signal.SIGSTOP:
             process.signal(signal.SIGCONT)
         await asyncio.gather(*(call.wait_ended(60) for call in calls))
         standing, new = everybody[:STANDING], everybody[STANDING + NO_TREE :]
-        silent = standing[PRESSING:] if how is signal.SIGSTOP else standing
-        lost = everybody[STANDING : STANDING + NO_TREE]
-        assert max(waits[caller] for caller in silent + lost) <= MOST_WAIT, waits
+        assert max(waits[caller] for caller in everybody[: STANDING + NO_TREE]) <= MOST_WAIT[how], waits
         assert max(waits[caller] for caller in new) <= NEW_WAIT[how], waits
-        assert max(beyond.values(), default=0.0) <= MOST_WAIT, beyond
         reached = {caller: seen.person(caller) for caller in standing + new}
         assert set(reached.values()) == {("safety", "9110")}, reached
         return (
-            f"{how.name}: silence {max(waits[c] for c in silent):.2f} s, after a key in a prompt "
-            f"{max(waits[c] for c in standing):.2f} s, new {max(waits[c] for c in new):.2f} s"
+            f"{how.name}: silent {max(waits[c] for c in standing[PRESSING:]):.2f} s, "
+            f"pressing {max(waits[c] for c in standing[:PRESSING]):.2f} s, "
+            f"new {max(waits[c] for c in new):.2f} s"
         )
 
 
@@ -302,8 +343,17 @@ exten => s,1,Answer()
  same => n,Gosub(telephony-ivr,satisfaction,1(order=4711&language=en))
  same => n,NoOp(went on: ${TELEPHONY_RESULT} ${IVR_SOLVED} ${TELEPHONY_LANGUAGE})
  same => n,Hangup()
+; The same by a script, whose process carries the call to the controller; no context of ours is needed.
+[lab-script]
+exten => s,1,Answer()
+ same => n,AGI(SCRIPT,ivr/satisfaction?order=4711&language=en,${TELEPHONY_AGI})
+ same => n,NoOp(went on: ${TELEPHONY_RESULT} ${IVR_SOLVED} ${TELEPHONY_LANGUAGE})
+ same => n,Wait(6)
+ same => n,NoOp(no limit is left)
+ same => n,Hangup()
 [telephony-inbound]
 exten => +861088880009,1,Goto(lab-own,s,1)
+exten => +861088880010,1,Goto(lab-script,s,1)
 """
 )
 
@@ -339,20 +389,151 @@ async def test_a_tree_is_called_out_by_its_name(lab: Lab, tmp_path: Path) -> Non
 
 
 async def test_a_dialplan_runs_a_tree_and_goes_on(lab: Lab, tmp_path: Path) -> None:
-    """Behind the Gosub with the results: with the controller, and with it away."""
+    """Behind the Gosub, or the script, with the results: with the controller, and with it away."""
     trees = trees_in(tmp_path)
     seen = Onlooker(lab)
+    script = tmp_path / "telephony-agi"
+    script.write_text(
+        f'#!/bin/sh\nPYTHONPATH={Path.cwd()} exec {sys.executable} -m telephony.net.stdio "$@"\n'
+    )
+    script.chmod(0o755)
 
-    async def went_on(index: int, keys: str) -> str:
+    async def went_on(called: str, index: int, keys: str) -> list[str]:
         phone = Phone()
-        if keys:
+        if keys in ("1", "2"):
             phone.soon(keys, 1.5)
-        call = await lab.carrier.place("+861088880009", phone, caller=number(index))
+        elif keys:
+            phone.soon(keys, 2.5)
+        call = await lab.carrier.place(called, phone, caller=number(index))
         await call.wait_ended(30)
-        steps = seen.of(number(index), "Newexten", context="lab-own", application="NoOp")
-        return steps[0].data if steps else ""
+        return [step.data.strip() for step in seen.of(number(index), "Newexten", application="NoOp")]
 
-    async with own_dialplan(lab, OWN), seen.watching():
-        async with controller(lab, tmp_path, trees):
-            assert await went_on(1, "1") == "went on: answered yes en"
-        assert (await went_on(2, "")).strip() == "went on: away"
+    limit = "no limit is left"
+    async with own_dialplan(lab, OWN.replace("SCRIPT", str(script))), seen.watching():
+        async with controller(lab, tmp_path, trees) as process:
+            assert await asyncio.gather(
+                went_on("+861088880009", 1, "1"),
+                went_on("+861088880010", 2, "1"),
+                went_on("+861088880010", 3, "hangup"),
+            ) == [["went on: answered yes en"], ["went on: answered yes en", limit], []]
+            left = seen.id_of(number(3))
+            ended = {line["call"]: line["result"] for line in process.log_lines("ivr.ended")}
+            assert ended[left] == "hung_up"
+        assert await asyncio.gather(went_on("+861088880009", 4, ""), went_on("+861088880010", 5, "")) == [
+            ["went on: away"],
+            ["went on: away", limit],
+        ]
+
+
+# ---- apps that are asked while somebody waits
+
+ASKED = """\
+version: 1
+name: asked
+languages: [zh-CN, en]
+start: who
+agent: person
+variables:
+  vip: {about: whether it is somebody who comes first, export: true}
+  note: {about: the recording's id, export: true}
+nodes:
+  who:
+    type: lookup
+    receive: {vip: vip}
+    language_from: language
+    priority_from: first
+    next: ask
+  ask:
+    type: webhook
+    url: URL
+    prompt: {zh-CN: 请稍候。, en: One moment.}
+    timeout: 4.0
+    next: main
+    on_error: person
+  main:
+    type: menu
+    prompt: {zh-CN: 留言请按2，人工请按0。, en: "To leave a message, press 2. For a person, press 0."}
+    keys: {"2": {label: Message, to: talk}}
+    on_fail: person
+  talk:
+    type: record
+    prompt: {zh-CN: 请讲。, en: Please speak.}
+    variable: note
+    max_seconds: 2.0
+    next: bye
+  bye: {type: hangup, result: noted}
+  person: {type: transfer, extension: "9110", context: safety}
+"""
+
+ASKING = (
+    PEOPLE
+    + """\
+[lab-asked]
+exten => s,1,Gosub(telephony-ivr,asked,1())
+ same => n,Set(HOW=${TELEPHONY_RESULT} ${TELEPHONY_LANGUAGE} ${TELEPHONY_PRIORITY})
+ same => n,NoOp(went on: ${HOW} ${IVR_VIP} ${IVR_NOTE})
+ same => n,Hangup()
+[telephony-inbound]
+exten => +861088880008,1,Goto(lab-asked,s,1)
+"""
+)
+ASKED_SECONDS = 3.0
+
+
+async def test_keys_count_while_an_app_is_asked(lab: Lab, tmp_path: Path) -> None:
+    """By events and by INFO, in the words that cover the wait and in the silence behind them."""
+    received: list[Json] = []
+
+    async def app(request: web.Request) -> web.Response:
+        body = Webhook(SECRET).verify(await request.text(), dict(request.headers))
+        received.append(body)
+        if body["type"] == "ivr.lookup":
+            known = body["data"]["caller"] != number(3)
+            profile = {"vip": "yes", "language": "en", "first": 7}
+            return web.json_response(profile) if known else web.Response(status=404)
+        await asyncio.sleep(ASKED_SECONDS)
+        return web.json_response({})
+
+    server = TestServer(web.Application())
+    server.app.router.add_post("/", app)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    presses = [("2", 0.7, False), ("2", 2.3, False), ("2", 2.3, True), ("2", 2.5, False)]
+    async with server:
+        url = str(server.make_url("/"))
+        trees = tmp_path / "trees"
+        trees.mkdir()
+        (trees / "asked.yaml").write_text(ASKED.replace("URL", url), "utf-8")
+        asked = {"lookup_url": url, "recordings_dir": str(kept), "allow_private": ["127.0.0.0/8"]}
+        only = {"inbound": "asked", "numbers": {}}
+        seen = Onlooker(lab)
+        async with (
+            own_dialplan(lab, ASKING),
+            controller(lab, tmp_path, trees, **asked, **only),
+            seen.watching(),
+        ):
+            calls = []
+            for index, (keys, after, by_info) in enumerate(presses):
+                phone = Phone()
+                phone.soon(keys, after)
+                calls.append(
+                    await lab.carrier.place(
+                        "+861088880008", phone, caller=number(index), keys_by_info=by_info
+                    )
+                )
+            await asyncio.gather(*(call.wait_ended(40) for call in calls))
+    notes = set()
+    for index in range(len(presses)):
+        (end,) = seen.of(number(index), "Newexten", context="lab-asked", application="NoOp")
+        *told, note = end.data.removeprefix("went on: ").split()
+        assert told == (["noted", "zh-CN", "0"] if index == 3 else ["noted", "en", "7", "yes"]), end.data
+        assert (kept / f"{note}.wav").stat().st_size > 8000
+        notes.add(note)
+        options = [
+            step
+            for step in seen.of(number(index), "AGIExecStart")
+            if step.application.startswith("GET OPTION")
+        ]
+        assert not options, "the key was there before the menu was said"
+    assert len(notes) == len(presses)
+    assert sorted(one["type"] for one in received) == ["ivr.lookup"] * 4 + ["ivr.webhook"] * 4

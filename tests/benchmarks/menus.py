@@ -12,8 +12,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from telephony.lab import Lab, press_keys
-from tests.acceptance.callers import own_dialplan
+from telephony.lab import Lab, own_dialplan, press_keys
 from tests.acceptance.control import ControllerProcess, settings_of
 from tests.acceptance.test_ivr import SECRET, compiled, edition_of
 from tests.benchmarks.measure import CALLS, ROUNDS, Report, cpu_of, ratios

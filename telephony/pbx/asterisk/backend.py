@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 import structlog
@@ -27,6 +28,7 @@ from telephony.errors import PbxError, PbxRejected, PbxTimeout, PbxUnavailable, 
 from telephony.model.hangup import Cause, HangupCause, classify
 from telephony.net.ami import AmiClient, AmiConfig, Connected, Disconnected, EventsLost
 from telephony.net.fastagi import AgiChannel, FastAgiServer
+from telephony.pbx.asterisk.guard import MOVE_SECONDS
 from telephony.pbx.asterisk.notes import AsteriskNotes
 from telephony.pbx.asterisk.originate import order_headers
 from telephony.pbx.asterisk.session import IVR, AgiSession
@@ -662,7 +664,7 @@ class AsteriskPbx:
         """Match a FastAGI connection with its leg by id and nonce, then let the conversation run."""
         leg = self._legs.get(channel.unique_id)
         nonce = channel.query.get("nonce", "")
-        session = AgiSession(channel)
+        session = AgiSession(channel, partial(self._move_limit, channel.unique_id))
         if leg is not None and leg.session is None and hmac.compare_digest(nonce, leg.nonce):
             leg.session = session
             leg.answered = True
@@ -671,6 +673,7 @@ class AsteriskPbx:
             now = asyncio.get_running_loop().time()
             leg.deliver(Answered(session, now - (leg.up_since or now)))
             await session.over()
+            await session.settle()
             return
         if nonce or self._on_inbound is None or channel.script.partition("/")[0] not in INBOUND_SCRIPTS:
             self.stray_sessions += 1
@@ -678,7 +681,19 @@ class AsteriskPbx:
             return
         if self._callers is not None:
             self._callers.arrived(channel.unique_id, channel.env.get("agi_channel", ""))
-        await self._on_inbound(session)
+        try:
+            await self._on_inbound(session)
+        finally:
+            await session.settle()
+
+    async def _move_limit(self, channel_id: str, seconds: float) -> None:
+        """AMI `Setvar`, which reaches a channel whatever it is doing."""
+        headers = [
+            ("Channel", channel_id),
+            ("Variable", "TIMEOUT(absolute)"),
+            ("Value", f"{seconds:.1f}"),
+        ]
+        await self._ami.action("Setvar", headers, timeout=MOVE_SECONDS)
 
 
 def _note_judgement(leg: AsteriskLeg, told: Mapping[str, str]) -> None:

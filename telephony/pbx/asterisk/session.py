@@ -7,12 +7,14 @@ into a command's arguments (`agi set debug` and AMI show them), or catch `CallEn
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from telephony.errors import PbxRejected
 from telephony.model.media import Media
 from telephony.net.fastagi import AgiChannel
+from telephony.pbx.asterisk.guard import MARGIN, Guard, Move
 from telephony.pbx.port import Gathered, NotBefore
 from telephony.wire.agi import AgiReply
 
@@ -24,11 +26,19 @@ GRACE_SECONDS: Final = 10.0
 
 ALL_KEYS: Final = "0123456789*#"
 
+_PLAIN: Final = re.compile(r"[A-Za-z0-9 .:+@/_-]+")
+"""What means nothing to Asterisk's parsers."""
+
+_MOST_PAIRS: Final = 20
+"""`MSet` takes 24."""
+
 SAMPLES: Final = 8000
 """Samples a second of what is played and recorded, in which AGI counts."""
 
 DONE_VARIABLE: Final = "TELEPHONY_DONE"
 """Set to 1 by the last command: without it the dialplan takes the local way out."""
+
+LIMIT: Final = "TIMEOUT(absolute)"
 
 IVR: Final = "ivr"
 TREE_ARGUMENT: Final = "tree"
@@ -41,11 +51,16 @@ BEEP_PAUSE_MS: Final = 2000
 class AgiSession:
     """One channel, from its AGI connection to the end of the conversation."""
 
-    def __init__(self, channel: AgiChannel) -> None:
+    def __init__(self, channel: AgiChannel, move_limit: Move | None = None) -> None:
+        """`move_limit` sets the channel's time limit beside the conversation, while a command runs."""
         self._channel = channel
+        self._guard = (
+            Guard(move_limit, self._set_limit, lambda: channel.heard_at) if move_limit is not None else None
+        )
         kind, _, tree = channel.script.partition("/")
         self._arguments = {**channel.query, TREE_ARGUMENT: tree} if kind == IVR and tree else channel.query
         self._over = asyncio.Event()
+        self._handed_back: dict[str, str] = {}
         self.finished = False
         """Whether we have begun to end the conversation by ourselves."""
 
@@ -91,10 +106,12 @@ class AgiSession:
 
     async def _command(self, *words: str, seconds: float = COMMAND_SECONDS) -> AgiReply:
         """Send one command; -1 is a hangup when the next command finds the channel gone, else a "no"."""
-        reply = await self._channel.command(*words, timeout=seconds)
+        return await self._sound(await self._channel.command(*words, timeout=seconds), words[0])
+
+    async def _sound(self, reply: AgiReply, command: str) -> AgiReply:
         if reply.result == "-1":
             await self._channel.command("NOOP", timeout=COMMAND_SECONDS)
-            raise PbxRejected(f"Asterisk could not carry out {words[0]}")
+            raise PbxRejected(f"Asterisk could not carry out {command}")
         return reply
 
     async def answer(self) -> None:
@@ -123,25 +140,32 @@ class AgiSession:
         timeout: float,
         inter_digit_timeout: float = 2.0,
         terminator: str = "#",
-        margin: float | None = None,
+        guarded: bool = False,
         not_before: NotBefore | None = None,
     ) -> Gathered:
-        """AGI `STREAM FILE` stopped by any key, then `WAIT FOR DIGIT` for each further one."""
-        digits = ""
-        key = None
-        heard = 0.0
-        if media is not None:
-            if margin is not None:
-                await self.extend(media.seconds + margin)
+        """AGI `GET OPTION`, the sound and the wait for a key in one; `WAIT FOR DIGIT` for further ones.
+
+        With `not_before` it is `STREAM FILE` and a wait, for only that begins in the middle.
+        """
+        digits, key, heard = "", None, 0.0
+        sound = media
+        if media is not None and not_before is not None:
+            sound = None
+            if guarded:
+                await self.guard(media.seconds)
             key, heard = await self._stream(media, ALL_KEYS)
-            while not_before and key and key in not_before.keys and heard < not_before.seconds:
+            while key and key in not_before.keys and heard < not_before.seconds:
                 key, heard = await self._stream(media, ALL_KEYS, start=max(heard, not_before.then))
         while True:
             if key is None:
                 wait = inter_digit_timeout if digits else timeout
-                if margin is not None:
-                    await self.extend(wait + margin)
-                key = await self._wait_for_digit(wait)
+                if guarded:
+                    await self.guard(wait if sound is None else sound.seconds + wait)
+                if sound is None:
+                    key = await self._wait_for_digit(wait)
+                else:
+                    key, heard = await self._option(sound, wait)
+                    sound = None
             if key is None:
                 return Gathered(digits, "timeout", heard)
             if key in terminator:
@@ -150,6 +174,34 @@ class AgiSession:
             if len(digits) >= max_digits:
                 return Gathered(digits, "max_digits", heard)
             key = None
+
+    async def _option(self, media: Media, seconds: float) -> tuple[str | None, float]:
+        """The key, and how many seconds of the sound were heard."""
+        reply = await self._command(
+            "GET",
+            "OPTION",
+            media.name,
+            ALL_KEYS,
+            str(max(1, round(seconds * 1000))),
+            seconds=media.seconds + seconds + GRACE_SECONDS,
+        )
+        key = _key(reply)
+        if key is None:
+            # Behind the sound it answers a hangup like a silence; the next command tells them apart.
+            await self._command("NOOP")
+        return key, (reply.endpos or 0) / SAMPLES
+
+    async def hold(self, silence: Media, until: asyncio.Future[Any]) -> str:
+        """`STREAM FILE`, over and over: between commands Asterisk drops what a channel brings."""
+        keys = ""
+        while not until.done():
+            reply = await self._channel.command_until(
+                until, "STREAM", "FILE", silence.name, ALL_KEYS, timeout=silence.seconds + GRACE_SECONDS
+            )
+            if reply is None:
+                break
+            keys += _key(await self._sound(reply, "STREAM")) or ""
+        return keys
 
     async def _wait_for_digit(self, seconds: float) -> str | None:
         reply = await self._command(
@@ -186,25 +238,62 @@ class AgiSession:
     async def transfer(self, extension: str, context: str) -> None:
         """Set where the dialplan goes on, and end the session there."""
         self.finished = True
+        await self.settle()
         await self._command("SET", "CONTEXT", context)
         await self._command("SET", "EXTENSION", extension)
         await self._command("SET", "PRIORITY", "1")
-        await self.set_variable(DONE_VARIABLE, "1")
+        await self._done()
         self._over.set()
 
     async def set_variable(self, name: str, value: str) -> None:
         """AGI `SET VARIABLE`."""
         await self._command("SET", "VARIABLE", name, value)
 
+    def hand_back(self, values: Mapping[str, str]) -> None:
+        """Kept until `hangup` or `transfer`, and set together with `TELEPHONY_DONE`."""
+        self._handed_back.update(values)
+
+    async def _done(self, *last: str) -> None:
+        """`MSet`, which splits at commas and expands `${…}`: other values are set one by one."""
+        values = self._handed_back
+        plain = [f"{name}={value}" for name, value in values.items() if _PLAIN.fullmatch(value)]
+        for name, value in values.items():
+            if not _PLAIN.fullmatch(value):
+                await self.set_variable(name, value)
+        plain += [*last, f"{DONE_VARIABLE}=1"]
+        for at in range(0, len(plain), _MOST_PAIRS):
+            await self._command("EXEC", "MSet", ",".join(plain[at : at + _MOST_PAIRS]))
+
     async def extend(self, seconds: float) -> None:
         """Set the dialplan's `TIMEOUT(absolute)`, which counts from now."""
-        await self.set_variable("TIMEOUT(absolute)", f"{seconds:.1f}")
+        await self.settle()
+        await self._set_limit(seconds)
+
+    async def guard(self, seconds: float) -> None:
+        """A few seconds of `TIMEOUT(absolute)`, moved on by AMI while the step lasts."""
+        if self._guard is None:
+            await self._set_limit(seconds + MARGIN)
+        else:
+            await self._guard.allow(seconds)
+
+    async def settle(self) -> None:
+        """Move no limit on any more: from here on the dialplan's own counts."""
+        if self._guard is not None:
+            await self._guard.release()
+
+    async def _set_limit(self, seconds: float) -> None:
+        await self.set_variable(LIMIT, f"{seconds:.1f}")
 
     async def hangup(self) -> None:
         """Say that we are done; the dialplan hangs up as its next step."""
         self.finished = True
         try:
-            await self.set_variable(DONE_VARIABLE, "1")
+            await self.settle()
+            if self._handed_back:
+                # The dialplan that goes on has no limit of ours.
+                await self._done(f"{LIMIT}=0")
+            else:
+                await self.set_variable(DONE_VARIABLE, "1")
         finally:
             self._over.set()
 

@@ -103,11 +103,12 @@ class Requests:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    async def add(self, record: RequestRecord) -> None:
+    async def add(self, *records: RequestRecord) -> None:
         """Insert. A final status without `ended_at`, or the other way round, raises `StoreError`."""
-        if (record.status in FINAL_CALL_STATUSES) != (record.ended_at is not None):
-            raise StoreError(f"a request that is {record.status} can't have ended_at {record.ended_at}")
-        await _rows.add(self._session, record)
+        for record in records:
+            if (record.status in FINAL_CALL_STATUSES) != (record.ended_at is not None):
+                raise StoreError(f"a request that is {record.status} can't have ended_at {record.ended_at}")
+        await _rows.add(self._session, *records)
 
     async def get(self, request_id: str) -> RequestRecord | None:
         """The request, whoever's it is."""

@@ -17,6 +17,7 @@ SHOWN = {
     "id": "call_1",
     "to": "+8613800000000",
     "from": "+861088880000",
+    "direction": "outbound",
     "flow": "announcement",
     "class": "survey",
     "locale": "zh-CN",

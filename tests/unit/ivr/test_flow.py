@@ -14,7 +14,8 @@ from telephony.calls.engine import CallEngine, EngineConfig
 from telephony.calls.policy import PRIORITIES
 from telephony.errors import EngineError, InputError, PbxTimeout
 from telephony.ivr.book import TreeBook
-from telephony.ivr.flow import PATH_EVENT, InboundIvr, IvrFlow, TreeFlows
+from telephony.ivr.flow import InboundIvr, IvrFlow, TreeFlows
+from telephony.ivr.inbound_log import PATH_EVENT, InboundCall
 from telephony.ivr.journal import Said, Visit
 from telephony.ivr.saying import words_of
 from telephony.ivr.sounds import Wardrobe, static_prompts
@@ -231,6 +232,20 @@ async def test_a_tree_takes_calls_in(rig: Rig) -> None:
     gone = MemorySession("3", NUMBER, "4008", Callee(hang_up_after=1))
     await inbound(gone)
     assert not rig.left()
+
+
+async def test_whoever_keeps_calls_is_told_of_each_once_it_is_over(rig: Rig) -> None:
+    kept: list[InboundCall] = []
+    inbound = InboundIvr(rig.book, rig.studio, default_tree="solved", keep=kept.append)
+    await inbound(MemorySession("1", NUMBER, "4008", Callee(keys="1")))
+    await inbound(MemorySession("2", NUMBER, "4008", Callee(hang_up_after=1)))
+    await inbound(MemorySession("3", NUMBER, "4008", Callee(), arguments={"tree": "gone"}))
+    assert [(one.channel, one.tree, one.result) for one in kept] == [
+        ("1", "solved", "solved"),
+        ("2", "solved", "hung_up"),
+    ]
+    assert [visit.node for visit in kept[0].visits] == ["main", "thanks"]
+    assert all(one.began_at <= one.ended_at for one in kept)
 
 
 async def test_the_called_number_names_the_tree_where_the_dialplan_does_not(rig: Rig) -> None:

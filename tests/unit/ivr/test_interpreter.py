@@ -375,7 +375,7 @@ class Walk:
 async def test_an_app_is_asked_while_something_is_said_and_never_waited_for_too_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("telephony.ivr.interpreter.FROZEN_MARGIN", 0.0)
+    monkeypatch.setattr("telephony.ivr.interpreter.OVERRUN", 0.0)
     asked: list[WebhookOrder] = []
     cancelled = asyncio.Event()
 

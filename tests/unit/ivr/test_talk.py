@@ -32,10 +32,10 @@ class Slow:
 
 
 class Counted(MemorySession):
-    extended: list[float]
+    allowed: list[float]
 
-    async def extend(self, seconds: float) -> None:
-        self.extended.append(seconds)
+    async def guard(self, seconds: float) -> None:
+        self.allowed.append(seconds)
 
 
 @pytest.mark.parametrize(("seconds", "signs"), [(0.0, 0), (0.25, 2)])
@@ -44,8 +44,8 @@ async def test_the_pbx_hears_of_us_while_a_sound_is_made(
 ) -> None:
     monkeypatch.setattr(talk, "SIGN_OF_LIFE", 0.1)
     session = Counted("1", "", "", Callee())
-    session.extended = []
+    session.allowed = []
     sounds = Sounds(Slow(seconds))
     await Talk(session, sounds, Journal("1")).say(WORDS, "en", barge_in=False)
-    assert session.extended == [*[0.1 + talk.FROZEN_MARGIN] * signs, 1.0 + talk.FROZEN_MARGIN]
+    assert session.allowed == [*[0.1] * signs, 1.0]
     await sounds.close()

@@ -11,7 +11,7 @@ from standardwebhooks import Webhook
 from telephony.egress.guard import Guard
 from telephony.egress.http import Egress, HttpCaller
 from telephony.ivr.ports import CallFacts, WebhookOrder
-from telephony.ivr.webhooks import MOST_OF_ANSWER, SignedWebhooks
+from telephony.ivr.webhooks import MOST_OF_ANSWER, SignedProfiles, SignedQuestions, SignedWebhooks
 from tests.unit.egress.conftest import SECRET, Received, Receiver, closes, hangs, says
 
 FACTS = CallFacts("call_1", "+8613800000000", "4008", "hotline", "order", "zh-CN", 3)
@@ -28,7 +28,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 @pytest.fixture
 async def webhooks() -> AsyncIterator[SignedWebhooks]:
     caller = HttpCaller(Guard(["127.0.0.0/8"]))
-    yield SignedWebhooks(Egress(caller), [SECRET])
+    yield SignedWebhooks(SignedQuestions(Egress(caller), [SECRET]))
     await caller.close()
 
 
@@ -84,6 +84,24 @@ async def test_whatever_else_comes_back_is_nothing(
 
 async def test_a_private_address_is_not_asked(receiver: Receiver) -> None:
     caller = HttpCaller(Guard())
-    assert await SignedWebhooks(Egress(caller), [SECRET]).ask(order(receiver)) is None
+    assert await SignedWebhooks(SignedQuestions(Egress(caller), [SECRET])).ask(order(receiver)) is None
     await caller.close()
     assert not receiver.got
+
+
+async def test_an_app_is_asked_who_calls(receiver: Receiver) -> None:
+    receiver.behaves = answers(b'{"vip": true, "language": "en"}')  # type: ignore[assignment]
+    caller = HttpCaller(Guard(["127.0.0.0/8"]))
+    profiles = SignedProfiles(SignedQuestions(Egress(caller), [SECRET]), receiver.url)
+    assert await profiles.find(FACTS, 5.0) == {"vip": True, "language": "en"}
+    got = receiver.got[0]
+    assert Webhook(SECRET).verify(got.raw.decode(), got.headers)
+    assert got.body["type"] == "ivr.lookup"
+    assert "send" not in got.body["data"]
+    assert got.body["data"]["caller"] == "+8613800000000"
+    receiver.behaves = says(404)
+    assert await profiles.find(FACTS, 5.0) is None
+    withheld = CallFacts("call_1", "", "4008", "hotline", "order", "zh-CN", 3)
+    assert await profiles.find(withheld, 5.0) is None
+    assert len(receiver.got) == 2, "nobody is asked about without a number"
+    await caller.close()

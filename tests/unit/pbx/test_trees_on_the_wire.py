@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from telephony.errors import CallEnded
 from telephony.model.media import Media
 from telephony.net.ami import AmiConfig
 from telephony.pbx.asterisk import AsteriskConfig, AsteriskPbx
@@ -16,15 +17,97 @@ from tests.unit.pbx.test_machines import LONG, Asterisk, session
 async def test_each_step_of_a_question_has_a_limit_of_its_own() -> None:
     async with session("") as (asterisk, one):
         asking = asyncio.create_task(
-            one.gather(Media("/s/a", 8.0), max_digits=2, timeout=5.0, terminator="#", margin=2.5)
+            one.gather(Media("/s/a", 8.0), max_digits=2, timeout=5.0, terminator="#", guarded=True)
         )
         said = []
-        for reply in ("1", "0", "1", "49", "1", "0"):
+        for reply in ("1", "49", "1", "0"):
             said.append(await asterisk.command())
             asterisk.say(f"200 result={reply}\n")
         assert (await asyncio.wait_for(asking, LONG)).digits == "1"
-        limits = [line.split()[-1].strip('"') for line in said if "TIMEOUT(absolute)" in line]
-        assert limits == ["10.5", "7.5", "4.5"]
+        assert said == [
+            "SET VARIABLE TIMEOUT(absolute) 15.5",
+            "GET OPTION /s/a 0123456789*# 5000",
+            "SET VARIABLE TIMEOUT(absolute) 4.5",
+            "WAIT FOR DIGIT 2000",
+        ]
+
+
+async def test_a_hangup_in_a_wait_is_no_silence() -> None:
+    async with session("") as (asterisk, one):
+        asking = asyncio.create_task(one.gather(Media("/s/a", 8.0), max_digits=1, timeout=5.0))
+        assert (await asterisk.command()).startswith("GET OPTION")
+        asterisk.say("200 result=0 endpos=64000\n")
+        assert await asterisk.command() == "NOOP"
+        asterisk.say("HANGUP\n200 result=0\n")
+        with pytest.raises(CallEnded):
+            await asyncio.wait_for(asking, LONG)
+
+
+async def test_results_are_handed_back_in_one_command_where_they_mean_nothing_to_the_pbx() -> None:
+    values = {"A": "x y", "B": "zh-CN", "C": "${SECRET}", "D": "1,E=2", "F": ""}
+    async with session("") as (asterisk, one):
+        one.hand_back(values)
+        setting = asyncio.create_task(one.hangup())
+        said = []
+        for _ in range(4):
+            said.append(await asterisk.command())
+            asterisk.say("200 result=1\n")
+        await asyncio.wait_for(setting, LONG)
+        assert said[3] == 'EXEC MSet "A=x y,B=zh-CN,TIMEOUT(absolute)=0,TELEPHONY_DONE=1"'
+        assert said[:3] == [
+            "SET VARIABLE C ${SECRET}",
+            "SET VARIABLE D 1,E=2",
+            'SET VARIABLE F ""',
+        ]
+
+
+async def test_keys_pressed_while_something_is_waited_for_are_kept() -> None:
+    loop = asyncio.get_running_loop()
+    async with session("") as (asterisk, one):
+        asked: asyncio.Future[str] = loop.create_future()
+        holding = asyncio.create_task(one.hold(Media("/s/silence", 5.0), asked))
+        assert await asterisk.command() == "STREAM FILE /s/silence 0123456789*#"
+        asterisk.say("200 result=52 endpos=800\n")
+        assert await asterisk.command() == "STREAM FILE /s/silence 0123456789*#"
+        asked.set_result("told")
+        # Asterisk does not answer a playback that another command ends.
+        assert await asterisk.command() == "NOOP"
+        asterisk.say("200 result=0\n")
+        assert await asyncio.wait_for(holding, LONG) == "4"
+
+
+async def test_a_key_that_comes_as_the_wait_ends_is_kept() -> None:
+    loop = asyncio.get_running_loop()
+    async with session("") as (asterisk, one):
+        asked: asyncio.Future[str] = loop.create_future()
+        holding = asyncio.create_task(one.hold(Media("/s/silence", 5.0), asked))
+        assert (await asterisk.command()).startswith("STREAM")
+        asked.set_result("told")
+        assert await asterisk.command() == "NOOP"
+        asterisk.say("200 result=55 endpos=800\n")
+        assert await asyncio.wait_for(holding, LONG) == "7"
+        answering = asyncio.create_task(one.answer())
+        asterisk.say("200 result=0\n")
+        assert await asterisk.command() == "ANSWER"
+        asterisk.say("200 result=0\n")
+        await asyncio.wait_for(answering, LONG)
+
+
+async def test_a_wait_ends_though_its_end_lay_unseen() -> None:
+    """Asterisk read the first NOOP together with the command; the next one makes it look again."""
+    loop = asyncio.get_running_loop()
+    async with session("") as (asterisk, one):
+        asked: asyncio.Future[str] = loop.create_future()
+        holding = asyncio.create_task(one.hold(Media("/s/silence", 5.0), asked))
+        assert (await asterisk.command()).startswith("STREAM")
+        asked.set_result("told")
+        assert [await asterisk.command(), await asterisk.command()] == ["NOOP", "NOOP"]
+        asterisk.say("200 result=0\n200 result=0\n")
+        assert await asyncio.wait_for(holding, LONG) == ""
+        answering = asyncio.create_task(one.answer())
+        assert await asterisk.command() == "ANSWER"
+        asterisk.say("200 result=0\n")
+        await asyncio.wait_for(answering, LONG)
 
 
 async def test_a_key_that_comes_too_early_leads_on_and_counts_later() -> None:

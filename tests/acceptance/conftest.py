@@ -23,30 +23,26 @@ _HERE = Path(__file__).parent
 _GROUPS = {
     "test_outcomes.py": "lab-1",
     "test_secrecy.py": "lab-1",
+    "test_two_controllers.py": "lab-1",
+    "test_faults.py": "lab-1",
     "test_retries.py": "lab-3",
     "test_payments.py": "lab-3",
     "test_payment_races.py": "lab-3",
-    "test_two_controllers.py": "lab-1",
-    "test_faults.py": "lab-1",
     "test_priority.py": "lab-3",
     "test_lines.py": "lab-3",
     "test_bad_receivers.py": "lab-3",
     "test_machines.py": "lab-3",
     "test_spoken_codes.py": "lab-3",
     "test_amounts.py": "lab-3",
-    "test_kill.py": "lab-4",
-    "test_ivr.py": "lab-4",
-    "test_inbound_overflow.py": "lab-4",
-    "test_disturbances.py": "lab-4",
 }
-"""By what each takes, so that the four end together; what is not named is of lab-2."""
+"""By what each takes, so that the three end together; what is not named is of lab-2."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name == "test_secrecy.py")
     for item in items:
         if _HERE in item.path.parents:
-            # Four labs, each on a worker of its own; the search for secrets follows the calls.
+            # Three labs, each on a worker of its own; the search for secrets follows the calls.
             item.add_marker(pytest.mark.xdist_group(_GROUPS.get(item.path.name, "lab-2")))
         if _HERE in item.path.parents and pytest_asyncio.is_async_test(item):
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from telephony.lab import Lab, answer_and_listen, busy
+from telephony.lab import Lab, Phone, answer_and_listen, busy, own_dialplan
 from telephony.lab.ear import hear
 from telephony.model.prompt import Phrase, Prompt
 from telephony.speech.g711 import from_ulaw
 from tests.acceptance import sipp
-from tests.acceptance.callers import Onlooker, Phone, number, own_dialplan
+from tests.acceptance.callers import Onlooker, number
 from tests.acceptance.control import Api, ControllerProcess, Json, api_of, settings_of
 from tests.acceptance.test_ivr import compiled, edition_of, studio_in
 from tests.acceptance.test_trunk_console import printed, shown, wiped

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from telephony.lab import Lab, answer_and_listen
-from tests.acceptance.callers import Onlooker, Phone, number, own_dialplan
+from telephony.lab import Lab, Phone, answer_and_listen, own_dialplan
+from tests.acceptance.callers import Onlooker, number
 from tests.acceptance.control import Api, ControllerProcess, Json, api_of, settings_of
 
 pytestmark = pytest.mark.lab

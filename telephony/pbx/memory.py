@@ -213,6 +213,39 @@ class MemoryLeg:
         self._forget(self.order.attempt_id, cause)
 
 
+@dataclass
+class MemoryNotes:
+    """AstDB and the globals; `deaf` refuses everything."""
+
+    values: dict[tuple[str, str], str] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
+    writes: int = 0
+    deaf: bool = False
+
+    async def keep(self, values: Mapping[tuple[str, str], str]) -> None:
+        """Take the values; refused where it is deaf."""
+        if self.deaf:
+            raise PbxUnavailable("deaf", sent=False)
+        self.writes += 1
+        self.values.update(values)
+
+    async def kept(self, family: str) -> Mapping[str, str]:
+        """Every value of a family."""
+        return {key: value for (of, key), value in self.values.items() if of == family}
+
+    async def forget(self, family: str, key: str) -> None:
+        """Remove a value."""
+        self.values.pop((family, key), None)
+
+    async def variable(self, name: str) -> str:
+        """A global variable."""
+        return self.variables.get(name, "")
+
+    async def clear(self, name: str) -> None:
+        """Let it be empty."""
+        self.variables[name] = ""
+
+
 class MemoryPbx:
     """The `Pbx` port in memory. `callees` maps numbers to scripts; others answer at once.
 
@@ -227,6 +260,7 @@ class MemoryPbx:
         self.strangers: list[LiveChannel] = []
         self.started_at_ms = time.time_ns() // 1_000_000
         self._legs: dict[str, MemoryLeg] = {}
+        self.notes = MemoryNotes()
         self._notes: dict[str, Trace] = {}
         self._ready = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import pytest
 import pytest_asyncio
 
-from telephony.errors import PbxUnavailable
-from telephony.pbx.memory import MemoryPbx
+from telephony.pbx.memory import MemoryNotes, MemoryPbx
 from telephony.store import Store
 from telephony.trunks import board as board_module
 from telephony.trunks.board import TrunkBoard
@@ -20,34 +19,6 @@ from telephony.trunks.dialect import Trunk
 from telephony.trunks.orders import Ask, read_orders
 
 TRUNKS = (Trunk("main", "carrier", channels=30), Trunk("more", "carrier"), Trunk("no board", "carrier-b"))
-
-
-@dataclass
-class MemoryNotes:
-    """AstDB and the globals; `deaf` refuses everything."""
-
-    values: dict[tuple[str, str], str] = field(default_factory=dict)
-    variables: dict[str, str] = field(default_factory=dict)
-    writes: int = 0
-    deaf: bool = False
-
-    async def keep(self, values: Mapping[tuple[str, str], str]) -> None:
-        if self.deaf:
-            raise PbxUnavailable("deaf", sent=False)
-        self.writes += 1
-        self.values.update(values)
-
-    async def kept(self, family: str) -> Mapping[str, str]:
-        return {key: value for (of, key), value in self.values.items() if of == family}
-
-    async def forget(self, family: str, key: str) -> None:
-        self.values.pop((family, key), None)
-
-    async def variable(self, name: str) -> str:
-        return self.variables.get(name, "")
-
-    async def clear(self, name: str) -> None:
-        self.variables[name] = ""
 
 
 @dataclass

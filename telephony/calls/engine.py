@@ -34,6 +34,7 @@ from telephony.calls.quiet import Window, next_allowed
 from telephony.errors import (
     CallEnded,
     ConfigError,
+    DestinationNotAllowed,
     InputError,
     Overloaded,
     PbxError,
@@ -65,6 +66,7 @@ from telephony.pbx.port import (
 from telephony.store import PokeKind, Store, UnitOfWork
 from telephony.store.records import AttemptRecord, EventRecord, RequestRecord
 from telephony.trunks.breaker import BreakerRules
+from telephony.trunks.dialect import Trunk
 from telephony.trunks.plan import Plan, Route
 from telephony.trunks.routing import Router
 
@@ -86,12 +88,19 @@ RESUMED_AT_ONCE: Final = 8
 """How many calls of an earlier life are brought on the wire at the same time, those that wait longest first:
 all at once, all of them would get there late, and in a life that is short none."""
 
+ELSEWHERE_AFTER: Final = 3.0
+"""Seconds for which our PBX may be away before our calls go to a controller whose PBX is there."""
+
+AWAY_LOOK: Final = 1.0
+"""Seconds between looks for what is too late while our PBX is away."""
+
 LONGEST_LOOK: Final = 60.0
 """Seconds for which one plan is waited with: a trunk's hours may begin or end meanwhile."""
 
 UNSEEN_TRUSTED: Final = 60.0
 """Seconds for which an earlier life's word counts; beyond them a clock may have been set."""
 
+_PBX_AWAY: Final = "pbx_away"
 _UNSEEN: Final = "unseen"
 """In a request's progress: the attempt of which the PBX knows nothing, and since when that is known."""
 
@@ -453,14 +462,23 @@ class CallEngine:
             raise
         except Exception:
             bound.exception("call.failed_inside")
-            with suppress(TelephonyError):
-                await self._finish(
-                    life, HangupCause(Cause.UNKNOWN), Outcome(CallStatus.FAILED, "internal_error")
-                )
+            await self._give_up(life)
         finally:
             self._lives.pop(life.request.id, None)
             self._tell_changed(life.request.id)
             self._wake.set()
+
+    async def _give_up(self, life: _Life) -> None:
+        """End a call after a fault of ours, and where it is its flow that fails, without the flow."""
+        cause, outcome = HangupCause(Cause.UNKNOWN), Outcome(CallStatus.FAILED, "internal_error")
+        with suppress(TelephonyError):
+            try:
+                await self._finish(life, cause, outcome)
+            except TelephonyError:
+                raise
+            except Exception:
+                log.exception("call.not_settled", call=life.request.id, flow=life.request.flow)
+                await self._finish(life, cause, outcome, settled=False)
 
     async def _work_on(self, life: _Life, *, inherited: bool) -> None:
         if inherited and life.attempt is not None:
@@ -510,8 +528,7 @@ class CallEngine:
                 await self._park(life, self._next_look(life.request, now), "quiet_hours")
                 return False
             if not self._pbx.ready:
-                await self._wait_for_pbx(life)
-                return True
+                return await self._wait_for_pbx(life)
             if not await self._get_attempt(life):
                 return False
         if life.attempt is None:
@@ -535,11 +552,16 @@ class CallEngine:
         began, began_steady = life.began
         return max(self._clock(), began + round((self._steady() - began_steady) * 1000))
 
-    async def _wait_for_pbx(self, life: _Life) -> None:
-        """Wait until the PBX is back, the request is cancelled, or its time is up."""
+    async def _wait_for_pbx(self, life: _Life) -> bool:
+        """Wait until the PBX is back, the request is cancelled, or its time is up.
+
+        Returns False where it went back into the queue, for a controller whose PBX is there.
+        """
         self._let_others_resume(life)
         limits = [limit for limit in (life.request.dial_by, life.request.expires_at) if limit is not None]
         seconds = (min(limits) - self._moment(life)) / 1000 if limits else 60.0
+        if self._store.shared:
+            seconds = min(seconds, ELSEWHERE_AFTER)
         ready = asyncio.create_task(self._pbx.wait_ready(max(0.0, seconds)))
         canceled = asyncio.create_task(life.cancel.wait())
         try:
@@ -551,6 +573,10 @@ class CallEngine:
             for task in (ready, canceled):
                 task.cancel()
             await asyncio.gather(ready, canceled, return_exceptions=True)
+        if self._store.shared and not self._pbx.ready and self._too_late(life) is None:
+            await self._park(life, self._clock(), _PBX_AWAY)
+            return False
+        return True
 
     async def _get_attempt(self, life: _Life) -> bool:
         """Write the attempt that is dialled next, once there is a line for it; False: nothing to do now.
@@ -649,6 +675,8 @@ class CallEngine:
             )
             if reason != "number_in_a_call":
                 await work.events.add(self._event(life.request, "call.waits", reason=reason, until=due_at))
+            if reason == _PBX_AWAY:
+                await work.pokes.send(PokeKind.DUE)
 
     async def _attempt(self, life: _Life, attempt: AttemptRecord) -> bool:
         """Dial one written attempt; returns whether the request has another step to do now."""
@@ -702,7 +730,11 @@ class CallEngine:
             life.request = replace(life.request, lease_until=until)
 
     def _order(self, request: RequestRecord, attempt: AttemptRecord, prepared: Prepared) -> DialOrder:
-        trunk = self._router.trunk(attempt.trunk or "")
+        try:
+            trunk = self._router.trunk(attempt.trunk or "")
+        except DestinationNotAllowed:
+            # A leg of an earlier life, whose trunk the configuration has no more: it stands all the same.
+            trunk = Trunk(attempt.trunk or "", "")
         ring = trunk.ring_timeout
         if request.expires_at is not None:
             ring = min(ring, max(1.0, (request.expires_at - self._clock()) / 1000))
@@ -955,10 +987,12 @@ class CallEngine:
         life.attempt = None
         self._tell_changed(life.request.id)
 
-    async def _finish(self, life: _Life, cause: HangupCause | None, outcome: Outcome) -> None:
+    async def _finish(
+        self, life: _Life, cause: HangupCause | None, outcome: Outcome, *, settled: bool = True
+    ) -> None:
         """Write the final outcome and what follows from it in one transaction.
 
-        `cause` is None where the open attempt never reached the PBX.
+        `cause` is None where the open attempt never reached the PBX. Without `settled` nothing follows.
         """
         now, attempt = self._clock(), life.attempt
         request = replace(
@@ -986,7 +1020,8 @@ class CallEngine:
                     await work.attempts.update(
                         attempt.id, fence=attempt.fence, **_ending(cause, outcome, now)
                     )
-                await self._flows[request.flow].settle(work, request, outcome)
+                if settled:
+                    await self._flows[request.flow].settle(work, request, outcome)
                 await work.events.add(
                     self._event(request, f"call.{outcome.status.value}", attempt, reason=outcome.reason)
                 )
@@ -1047,6 +1082,10 @@ class CallEngine:
             try:
                 next_due = await self._next_due()
                 looked = self._clock()
+                if next_due is not None and next_due <= looked and self._is_elsewhere():
+                    await self._claim(looked)
+                    await self._see_the_pbx()
+                    continue
                 if next_due is not None and next_due <= looked:
                     if await self._claim(looked):
                         continue
@@ -1066,6 +1105,17 @@ class CallEngine:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
 
+    def _is_elsewhere(self) -> bool:
+        """Whether what is due is for a controller whose PBX is there: ours is away."""
+        return self._store.shared and not self._pbx.ready
+
+    async def _see_the_pbx(self) -> None:
+        try:
+            await self._pbx.wait_ready(AWAY_LOOK)
+        except PbxError:
+            # A refused password does not mend itself.
+            await asyncio.sleep(AWAY_LOOK)
+
     async def _next_due(self) -> int | None:
         async with self._store.reading() as work:
             return await work.requests.next_due_at()
@@ -1076,7 +1126,7 @@ class CallEngine:
         What is too late to be dialled ends, and takes no place for that. Returns whether more may be due
         than was taken.
         """
-        everybody, others = self._free_places()
+        everybody, others = (0, 0) if self._is_elsewhere() else self._free_places()
         lease, lease_now = self._custody.lease_ms, self._custody.now()
         due: list[RequestRecord] = []
         async with self._store.transaction() as work:

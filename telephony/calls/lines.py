@@ -79,6 +79,7 @@ class Lines:
         self._now = now
         self._clock = clock
         self._full = full
+        self._known = frozenset(trunk.name for trunk in router.trunks)
         self._desk = SlotDesk(store, owner, lease, now)
         self._closed = False
 
@@ -197,7 +198,8 @@ class Lines:
         """
         await work.slots.release(attempt.id)
         cause = cause or HangupCause(Cause.UNKNOWN)
-        if attempt.trunk is None or not breaker.matters(cause, probe=probe):
+        # A call of an earlier life may have gone by a trunk that the configuration has no more.
+        if attempt.trunk not in self._known or not breaker.matters(cause, probe=probe):
             return
         before = await work.trunks.breaker(attempt.trunk)
         after = breaker.after_call(before, attempt.id, cause, self._now(), self._rules)
@@ -205,7 +207,7 @@ class Lines:
 
     async def rings(self, work: UnitOfWork, attempt: AttemptRecord) -> None:
         """A probe got through to a phone: its trunk is used again."""
-        if attempt.trunk is not None:
+        if attempt.trunk in self._known:
             before = await work.trunks.breaker(attempt.trunk)
             after = breaker.rings(before, attempt.id, self._now())
             await self._move(work, attempt, before, after)

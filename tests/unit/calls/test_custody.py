@@ -129,6 +129,24 @@ async def test_what_finds_no_place_here_is_begun_there_at_once(two: Two) -> None
     assert (await other.seen(call)).owner == "two"
 
 
+async def test_calls_go_where_the_pbx_is(url: str, pbx: MemoryPbx) -> None:
+    """A controller that has lost its PBX neither takes what is due nor keeps what it had."""
+    moment = time.time_ns() // 1_000_000
+    lost = MemoryPbx()
+    await lost.start()
+    async with engine_on(url, lost, "one") as one, engine_on(url, pbx, "two") as other:
+        lost.lose_link()
+        soon = {"dial_by": moment + 8_000, "expires_at": moment + 60_000}
+        calls = [await one.place(to_number=f"+86138000100{n:02d}", **soon) for n in range(10)]
+        kept = await left_by(one, "one", 30_000, to_number="+8613800010099", **soon)
+        one.engine._begin(await one.seen(kept), None)
+        for call in (*calls, kept):
+            ended = await other.ended(call, 8)
+            assert (ended.status, ended.owner) == (CallStatus.COMPLETED, "two")
+        assert lost.orders == []
+    await lost.stop()
+
+
 async def left_by(rig: Rig, owner: str, lease_ms: int, **values: Any) -> str:
     """A request as a controller leaves it that dies between two attempts."""
     moment = await rig.store.now_ms()

@@ -24,7 +24,7 @@ from telephony.model.hangup import Cause, HangupCause
 from telephony.model.ids import new_id
 from telephony.model.media import Media
 from telephony.pbx.memory import Callee, MemoryPbx
-from telephony.pbx.port import CallSession, Trace
+from telephony.pbx.port import CallSession, DialOrder, Trace
 from telephony.store import Store, UnitOfWork
 from telephony.store.records import AttemptRecord, RequestRecord
 from telephony.trunks.dialect import Trunk
@@ -481,3 +481,42 @@ async def test_what_falls_due_while_the_queue_is_looked_at_is_dialled_at_once(tm
     await engine.stop()
     await pbx.stop()
     await store.close()
+
+
+@pytest.mark.parametrize("stands", [True, False])
+async def test_a_trunk_was_renamed_while_its_call_rang(tmp_path: Path, stands: bool) -> None:
+    pbx = MemoryPbx({NUMBER: Callee(answer_after=0.5)})
+    pbx.started_at_ms = now() - 60_000
+    call, attempt = await left_behind(tmp_path, AttemptPhase.RINGING, dialed_at=now(), ringing_at=now())
+    await pbx.start()
+    order = DialOrder(
+        attempt_id=attempt,
+        endpoint="a",
+        number=NUMBER,
+        caller_number="",
+        ring_timeout=30,
+        max_duration=30,
+    )
+    async with pbx.dial(order) as leg:
+        if not stands:
+            await leg.hangup()
+        async with rig_of(tmp_path, pbx, Trunk("other", "other")) as rig:
+            ended = await rig.ended(call)
+            assert ended.status is (CallStatus.COMPLETED if stands else CallStatus.CANCELED)
+            assert ended.failure_reason != "internal_error"
+            assert await pbx.channels() == ()
+    await pbx.stop()
+
+
+async def test_a_flow_that_cannot_settle_keeps_no_call_open(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def settle(*_: Any) -> None:
+        raise KeyError("a fault of ours")
+
+    monkeypatch.setattr(rig.talk, "settle", settle)
+    call = await rig.place()
+    ended = await rig.ended(call, 4)
+    assert (ended.status, ended.failure_reason) == (CallStatus.FAILED, "internal_error")
+    assert all(one.ended_at for one in await rig.attempts(call))
+    assert rig.engine.live_calls == 0

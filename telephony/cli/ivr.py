@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 import typer
 
 from telephony.cli.exits import run
+from telephony.cli.options import Config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from telephony.ivr.compile import Sound
     from telephony.ivr.faults import Fault
     from telephony.ivr.golden import Conversation
+    from telephony.ivr.graph import Counts
     from telephony.ivr.lint import Rules
     from telephony.ivr.ports import QueueEnd, TransferEnd
     from telephony.ivr.scripted import SilentVoice, World
@@ -39,6 +41,8 @@ E = TypeVar("E", "QueueEnd", "TransferEnd")
 OK: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
+PAGE: Final = 1_000
+STORE_SECONDS: Final = 30.0
 CACHE_BYTES: Final = 512 * 1024 * 1024
 SAFE_PATH: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-")
 
@@ -355,6 +359,11 @@ def graph(
         Path | None,
         typer.Option(metavar="JSON", help='{"nodes": {"main": 12}, "ways": {"main -> order": 7}}'),
     ] = None,
+    from_store: Annotated[
+        bool, typer.Option("--from-store", help="Counts of the calls that the store has.")
+    ] = False,
+    days: Annotated[int, typer.Option(min=1, max=3660, help="Of how many days, with --from-store.")] = 30,
+    config: Config = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to; else standard output.")
     ] = None,
@@ -371,6 +380,10 @@ def graph(
             numbers = read_counts(json.loads(read_file(counts)))
         except ValueError:
             _fail(f"--counts: {counts} is not JSON")
+    if from_store:
+        if counts is not None:
+            _fail("--counts and --from-store: choose one")
+        numbers = _stored_counts(config, tree, days)
     drawn = svg(tree, numbers) if form is Picture.SVG else mermaid(tree, numbers)
     if output is None:
         print(drawn, end="")
@@ -379,6 +392,41 @@ def graph(
         output.write_text(drawn, "utf-8")
     except OSError as error:
         _fail(f"--output: {output} can't be written ({error.strerror})")
+
+
+def _stored_counts(config: Path | None, tree: Tree, days: int) -> Counts:
+    from telephony.cli.serve import settings_or_exit
+    from telephony.ivr.graph import count_steps
+
+    _quiet_logs()
+    url = settings_or_exit(config).store.url
+    kind, _, path = url.partition(":///")
+    if kind.startswith("sqlite") and not Path(path).is_file():
+        # To open it would make it.
+        _fail(f"{path} is not there; it is the store.url of the configuration")
+    return count_steps(asyncio.run(_paths(url, days)), tree)
+
+
+async def _paths(url: str, days: int) -> list[Sequence[dict[str, Any]]]:
+    """The paths of calls through trees, a page at a time; each page is a short transaction of its own."""
+    from telephony.ivr.inbound_log import PATH_EVENT
+    from telephony.store.engines import open_engine
+    from telephony.store.store import Store
+
+    store = Store(open_engine(url, deadline=STORE_SECONDS), "graph", None)
+    found: list[Sequence[dict[str, Any]]] = []
+    try:
+        since = await store.now_ms() - days * 86_400_000
+        after = ""
+        while True:
+            async with store.reading() as work:
+                page = await work.events.of_kind(PATH_EVENT, since, after=after, limit=PAGE)
+            found += [event.detail["path"] for event in page]
+            if len(page) < PAGE:
+                return found
+            after = page[-1].id
+    finally:
+        await store.close()
 
 
 # ---- compile

@@ -6,13 +6,13 @@ What it never does: run a program, or let a text of the tree become syntax.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from telephony.errors import InputError
 from telephony.ivr.edges import Occasion, edges_of
-from telephony.ivr.journal import Visit
+from telephony.ivr.journal import Visit, step_of
 from telephony.ivr.saying import pieces_of, sayings_of
 from telephony.ivr.tree import BACK, HANGUP, REPEAT, RETURN, Node, Tree
 
@@ -39,13 +39,19 @@ class Counts:
 
 def count(visits: Iterable[Visit], tree: Tree) -> Counts:
     """Count the visits of calls to one tree. `back` counts as the way of its name, not where it led."""
+    return count_steps([[step_of(visit) for visit in visits]], tree)
+
+
+def count_steps(paths: Iterable[Sequence[Mapping[str, object]]], tree: Tree) -> Counts:
+    """Count the paths of calls as the store keeps them (`journal.step_of`)."""
     nodes: Counter[str] = Counter()
     ways: Counter[tuple[str, str]] = Counter()
-    for visit in visits:
-        if visit.tree == tree.name:
-            nodes[visit.node] += 1
-            if visit.target:
-                ways[visit.node, visit.target] += 1
+    for path in paths:
+        for step in path:
+            if step["tree"] == tree.name:
+                nodes[str(step["node"])] += 1
+                if step["to"]:
+                    ways[str(step["node"]), str(step["to"])] += 1
     return Counts(nodes, ways)
 
 

@@ -20,6 +20,13 @@ from telephony.store.tables import event, outbox
 _events: Final = Rows(event, EventRecord)
 _outbox: Final = Rows(outbox, OutboxRecord)
 
+_OF_KIND: Final = (
+    _events.select.where(
+        event.c.id > bindparam("after"), event.c.kind == bindparam("kind"), event.c.at >= bindparam("since")
+    )
+    .order_by(event.c.id)
+    .limit(bindparam("most"))
+)
 _OF_REQUEST: Final = (
     _events.select.where(event.c.request_id == bindparam("of"))
     .order_by(event.c.at, event.c.id)
@@ -75,6 +82,15 @@ class Events:
     async def list_for(self, request_id: str, limit: int = 1_000) -> Sequence[EventRecord]:
         """The events of a request, first to last."""
         return await _events.fetch(self._session, _OF_REQUEST, {"of": request_id, "most": limit})
+
+    async def of_kind(
+        self, kind: str, since: int, *, after: str = "", limit: int = 1_000
+    ) -> Sequence[EventRecord]:
+        """The events of a kind at or after `since`, in the order of their ids; `after` is the last one's of
+        the page before. It reads the whole table page by page: for a command, not for a call.
+        """
+        parameters = {"kind": kind, "since": since, "after": after, "most": limit}
+        return await _events.fetch(self._session, _OF_KIND, parameters)
 
 
 class Outbox:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,11 @@ from pathlib import Path
 import pytest
 
 from telephony.cli import main
+from telephony.cli.init import init
+from telephony.ivr.inbound_log import InboundCall, InboundLog
+from telephony.ivr.journal import Visit
 from telephony.resources import data_dir
+from telephony.store import Store
 
 FOLDER = data_dir("dialplans") / "ivr"
 FAULTS = Path(__file__).parent / "faults"
@@ -190,3 +196,34 @@ def test_a_tree_is_drawn(tmp_path: Path, run: Run) -> None:
         counts.write_text(wrong)
         assert run("graph", tree, "--counts", str(counts)).returncode == 2
     assert run("graph", tree, "-o", str(tmp_path / "none" / "t.svg")).returncode == 2
+
+
+def test_the_stored_calls_are_counted_page_by_page(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = time.time_ns() // 1_000_000
+    visits = [Visit("satisfaction", "solved", "menu", moment, (), "1", "thanks")]
+    url = f"sqlite:///{tmp_path}/t.db"
+
+    async def fill() -> None:
+        store = await Store.open(url, owner="one")
+        kept = InboundLog(store, "shop")
+        for number, age in enumerate((0, 0, 0, 0, 40)):
+            ended = moment - age * 86_400_000
+            kept.keep(
+                InboundCall(str(number), "satisfaction", "", "1", "en", "x", ended, ended, tuple(visits))
+            )
+        await kept.stop()
+        await store.close()
+
+    asyncio.run(fill())
+    config = tmp_path / "telephony.toml"
+    init(config, as_json=True)
+    config.write_text(config.read_text() + f'\n[store]\nurl = "{url}"\n')
+    monkeypatch.setattr("telephony.cli.ivr.PAGE", 2)
+    tree = str(data_dir("dialplans") / "ivr" / "satisfaction.yaml")
+    drawn = run("graph", tree, "--from-store", "--config", str(config))
+    assert drawn.returncode == 0, drawn.stderr
+    assert "4 calls" in drawn.stdout
+    gone = run("graph", tree, "--from-store", "--config", str(tmp_path / "no"))
+    assert gone.returncode == 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -22,6 +23,9 @@ log = structlog.get_logger(__name__)
 
 MOST: Final = 10_000
 """News that waits to be written, and calls that are known to stand."""
+
+GATHER_SECONDS: Final = 0.5
+"""How long news of trunks without a configured limit is gathered: to write it together costs less."""
 
 STOP_SECONDS: Final = 5.0
 BATCH: Final = 200
@@ -44,11 +48,13 @@ class InboundLines:
     ) -> None:
         self._store = store
         self._trunks = {trunk.endpoint: trunk.name for trunk in reversed(trunks)}
+        self._limited = frozenset(trunk.name for trunk in trunks if trunk.channels is not None)
         self._owner = owner
         self._lease_ms = round(lease * 1000)
         self._freed: Callable[[], None] = lambda: None
         self._standing: dict[str, str] = {}
         self._news: asyncio.Queue[tuple[str, str | None]] = asyncio.Queue(MOST)
+        self._urgent = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
 
@@ -62,6 +68,7 @@ class InboundLines:
         if self._task is None:
             return
         self._stopping = True
+        self._urgent.set()
         if self._news.empty():
             self._tell("", None)
         try:
@@ -79,14 +86,17 @@ class InboundLines:
             # The oldest is one whose end we missed.
             del self._standing[next(iter(self._standing))]
         self._standing[channel_id] = trunk
-        self._tell(channel_id, trunk)
+        self._tell(channel_id, trunk, urgent=trunk in self._limited)
 
     def gone(self, channel_id: str) -> None:
         """A channel has been hung up."""
-        if self._standing.pop(channel_id, None) is not None:
-            self._tell(channel_id, None)
+        trunk = self._standing.pop(channel_id, None)
+        if trunk is not None:
+            self._tell(channel_id, None, urgent=trunk in self._limited)
 
-    def _tell(self, channel_id: str, trunk: str | None) -> None:
+    def _tell(self, channel_id: str, trunk: str | None, *, urgent: bool = False) -> None:
+        if urgent:
+            self._urgent.set()
         try:
             self._news.put_nowait((channel_id, trunk))
         except asyncio.QueueFull:
@@ -94,7 +104,12 @@ class InboundLines:
 
     async def _run(self) -> None:
         while not (self._stopping and self._news.empty()):
-            await self._write(await self._news.get())
+            first = await self._news.get()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._urgent.wait(), GATHER_SECONDS)
+            if not self._stopping:
+                self._urgent.clear()
+            await self._write(first)
 
     async def _write(self, first: tuple[str, str | None]) -> None:
         """Write it and what waits behind it: arrivals first, for nobody goes before they came."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AbstractAsyncContextManager
+
+import pytest
 
 from telephony.errors import StoreUnavailable
 from telephony.model.trunk import SlotKind
-from telephony.store import Store
+from telephony.store import Store, UnitOfWork
 from telephony.trunks.dialect import Trunk
-from telephony.trunks.inbound import InboundLines
+from telephony.trunks.inbound import GATHER_SECONDS, InboundLines
 
 TRUNKS = (Trunk("main", "carrier", channels=2), Trunk("second", "carrier"), Trunk("b", "carrier-b"))
 
@@ -97,4 +100,32 @@ async def test_a_store_that_is_full_does_not_end_it(store: Store) -> None:
         await asyncio.sleep(0.01)
     lines.arrived("in-1", "PJSIP/carrier-00000001")
     await until(store, {"main": (1, 1, 0)})
+    await lines.stop()
+
+
+async def test_those_of_a_trunk_without_a_limit_are_written_together(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = await lines_of(store)
+    written = 0
+    transaction = Store.transaction
+
+    def counted(one: Store) -> AbstractAsyncContextManager[UnitOfWork]:
+        nonlocal written
+        written += 1
+        return transaction(one)
+
+    monkeypatch.setattr(Store, "transaction", counted)
+    lines.start(lambda: None)
+    for number in range(5):
+        lines.arrived(f"in-{number}", "PJSIP/carrier-b-0000000a")
+        await asyncio.sleep(0.02)
+    await until(store, {"main": (0, 0, 0), "b": (5, 5, 5)})
+    assert written == 1
+    # A line of a trunk with a limit is told at once, and takes the rest along.
+    lines.gone("in-0")
+    began = time.monotonic()
+    lines.arrived("in-main", "PJSIP/carrier-00000001")
+    await until(store, {"main": (1, 1, 0), "b": (4, 4, 4)})
+    assert time.monotonic() - began < GATHER_SECONDS / 2
     await lines.stop()

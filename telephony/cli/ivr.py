@@ -13,12 +13,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
-from telephony.cli.exits import run
-from telephony.cli.options import Config
+from telephony.cli.exits import Exit, fail, run, say
+from telephony.cli.options import Config, Json
+from telephony.cli.output import count, print_json, quiet_logs
+from telephony.cli.serve import settings_or_exit
+from telephony.cli.stored import open_stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,21 +37,17 @@ if TYPE_CHECKING:
     from telephony.ivr.transcript import PhrasesOf
     from telephony.ivr.tree import Tree
     from telephony.model.media import Media
+    from telephony.settings import Settings
     from telephony.speech.packs import Packs
 
 E = TypeVar("E", "QueueEnd", "TransferEnd")
 
-OK: Final = 0
-FAILED: Final = 1
-USAGE: Final = 2
 PAGE: Final = 1_000
-STORE_SECONDS: Final = 30.0
 CACHE_BYTES: Final = 512 * 1024 * 1024
 SAFE_PATH: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-")
 
 app = typer.Typer(help="IVR trees: check, try, draw and test them; no PBX is needed.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Files = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Trees, or folders of them.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A tree.")]
 Recordings = Annotated[
@@ -88,14 +87,14 @@ def check(
     loaded = _load(files, _rules(recordings, allow_private))
     counts = {severity: sum(fault.severity is severity for fault in loaded.faults) for severity in Severity}
     if as_json:
-        _print_json({"files": sorted(loaded.named), "faults": [_fault_json(one) for one in loaded.faults]})
+        print_json({"files": sorted(loaded.named), "faults": [_fault_json(one) for one in loaded.faults]})
     else:
         for fault in loaded.faults:
             print(fault)
-        words = ", ".join(_count(number, severity.value) for severity, number in counts.items() if number)
-        _say(f"{_count(len(_expand(files)), 'tree')}: {words or 'nothing to mend'}")
+        words = ", ".join(count(number, severity.value) for severity, number in counts.items() if number)
+        say(f"{count(len(_expand(files)), 'tree')}: {words or 'nothing to mend'}")
     failing = counts[Severity.ERROR] or (strict and counts[Severity.WARNING])
-    raise typer.Exit(FAILED if failing else OK)
+    raise typer.Exit(Exit.FAILED if failing else Exit.OK)
 
 
 def _fault_json(fault: Fault) -> dict[str, Any]:
@@ -154,7 +153,7 @@ def simulate(
     tree, trees = _one(file)
     packs = _packs()
     if lang and lang not in tree.languages:
-        _fail(f"--lang: the tree does not speak {lang[:35]}. Choose {', '.join(tree.languages)}")
+        fail(Exit.USAGE, f"--lang: the tree does not speak {lang[:35]}. Choose {', '.join(tree.languages)}")
     who = Caller(
         keys=tuple(token.strip() for token in keys.split(",") if token.strip()),
         at=moment(at, tree) if at else datetime.now().astimezone(),
@@ -168,7 +167,7 @@ def simulate(
     )
     phrases = _phrases(packs)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "result": played.result,
                 "variables": dict(played.handed_back),
@@ -193,7 +192,7 @@ async def _simulate(
     from telephony.ivr.saying import words_of
     from telephony.ivr.simulate import simulate as play
 
-    _quiet_logs()
+    quiet_logs()
     if not interactive:
         return await play(tree, who, world, trees=trees)
     phrases = _phrases(packs)
@@ -218,7 +217,7 @@ def _ask() -> str | None:
             return "timeout"
         if TOKEN.fullmatch(line) and not line.startswith("!"):
             return line
-        _say("Type keys (1, 4711#, *), hangup, or nothing for silence.")
+        say("Type keys (1, 4711#, *), hangup, or nothing for silence.")
 
 
 def _world(
@@ -249,7 +248,7 @@ def _pairs(option: str, texts: Sequence[str] | None) -> Iterator[tuple[str, str]
 def _pair(option: str, text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
-        _fail(f"{option}: write NAME=VALUE, not {text[:60]!r}")
+        fail(Exit.USAGE, f"{option}: write NAME=VALUE, not {text[:60]!r}")
     return name, value
 
 
@@ -259,7 +258,7 @@ def _object(option: str, text: str) -> dict[str, Any]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        _fail(f'{option}: {text[:60]!r} is no JSON object. Write it like {{"status": "paid"}}')
+        fail(Exit.USAGE, f'{option}: {text[:60]!r} is no JSON object. Write it like {{"status": "paid"}}')
     return value
 
 
@@ -267,7 +266,7 @@ def _end(option: str, text: str, kind: type[E]) -> E:
     try:
         return kind(text)
     except ValueError:
-        _fail(f"{option}: {text[:60]!r} is none of {', '.join(kind)}")
+        fail(Exit.USAGE, f"{option}: {text[:60]!r} is none of {', '.join(kind)}")
 
 
 # ---- test
@@ -289,8 +288,8 @@ def play_golden(
     from telephony.ivr.golden import GoldenFile, play, read_golden, updated
 
     if update and by_calls:
-        _fail("--update: what is expected comes from the simulator; leave --pbx out")
-    _quiet_logs()
+        fail(Exit.USAGE, "--update: what is expected comes from the simulator; leave --pbx out")
+    quiet_logs()
     loaded = _load(files, _rules(None, None))
     _refuse_errors(loaded.faults)
     packs = _packs()
@@ -305,9 +304,9 @@ def play_golden(
         if not isinstance(file, GoldenFile):
             for fault in file:
                 print(fault)
-            raise typer.Exit(USAGE)
+            raise typer.Exit(Exit.USAGE)
         if file.golden.tree != tree.name:
-            _fail(f"{path}: tree is {file.golden.tree!r}. Write tree: {tree.name}")
+            fail(Exit.USAGE, f"{path}: tree is {file.golden.tree!r}. Write tree: {tree.name}")
         if by_calls:
             calls += [(tree.name, one) for one in file.golden.conversations]
             rows += [{"file": str(path)}] * len(file.golden.conversations)
@@ -319,7 +318,7 @@ def play_golden(
     if calls:
         from telephony.cli.ivr_calls import play_by_calls
 
-        played = run(play_by_calls(calls, loaded.trees, packs, phrases, _say))
+        played = run(play_by_calls(calls, loaded.trees, packs, phrases, say))
         rows = [{**row, **asdict(verdict)} for row, verdict in zip(rows, played, strict=True)]
     _show_verdicts(rows, update=update, as_json=as_json)
 
@@ -327,18 +326,16 @@ def play_golden(
 def _show_verdicts(rows: Sequence[dict[str, Any]], *, update: bool, as_json: bool) -> None:
     failed = [row for row in rows if row["difference"]]
     if as_json:
-        _print_json({"conversations": rows, "failed": len(failed)})
+        print_json({"conversations": rows, "failed": len(failed)})
     else:
         for row in failed:
             print(f"{row['file']}: {row['name']}\n{row['difference']}")
         done = "written" if update else "differ"
-        _say(
-            f"{_count(len(rows), 'conversation')}: {f'{len(failed)} {done}' if failed else 'all as expected'}"
-        )
+        say(f"{count(len(rows), 'conversation')}: {f'{len(failed)} {done}' if failed else 'all as expected'}")
     if not rows:
-        _fail("there is no golden conversation. Put NAME.test.yaml beside the tree")
+        fail(Exit.USAGE, "there is no golden conversation. Put NAME.test.yaml beside the tree")
     unplayed = any(not row["transcript"] for row in failed)
-    raise typer.Exit(FAILED if unplayed or (failed and not update) else OK)
+    raise typer.Exit(Exit.FAILED if unplayed or (failed and not update) else Exit.OK)
 
 
 # ---- graph
@@ -379,10 +376,10 @@ def graph(
         try:
             numbers = read_counts(json.loads(read_file(counts)))
         except ValueError:
-            _fail(f"--counts: {counts} is not JSON")
+            fail(Exit.USAGE, f"--counts: {counts} is not JSON")
     if from_store:
         if counts is not None:
-            _fail("--counts and --from-store: choose one")
+            fail(Exit.USAGE, "--counts and --from-store: choose one")
         numbers = _stored_counts(config, tree, days)
     drawn = svg(tree, numbers) if form is Picture.SVG else mermaid(tree, numbers)
     if output is None:
@@ -391,31 +388,22 @@ def graph(
     try:
         output.write_text(drawn, "utf-8")
     except OSError as error:
-        _fail(f"--output: {output} can't be written ({error.strerror})")
+        fail(Exit.USAGE, f"--output: {output} can't be written ({error.strerror})")
 
 
 def _stored_counts(config: Path | None, tree: Tree, days: int) -> Counts:
-    from telephony.cli.serve import settings_or_exit
     from telephony.ivr.graph import count_steps
 
-    _quiet_logs()
-    url = settings_or_exit(config).store.url
-    kind, _, path = url.partition(":///")
-    if kind.startswith("sqlite") and not Path(path).is_file():
-        # To open it would make it.
-        _fail(f"{path} is not there; it is the store.url of the configuration")
-    return count_steps(asyncio.run(_paths(url, days)), tree)
+    quiet_logs()
+    return count_steps(asyncio.run(_paths(settings_or_exit(config), days)), tree)
 
 
-async def _paths(url: str, days: int) -> list[Sequence[dict[str, Any]]]:
+async def _paths(settings: Settings, days: int) -> list[Sequence[dict[str, Any]]]:
     """The paths of calls through trees, a page at a time; each page is a short transaction of its own."""
     from telephony.ivr.inbound_log import PATH_EVENT
-    from telephony.store.engines import open_engine
-    from telephony.store.store import Store
 
-    store = Store(open_engine(url, deadline=STORE_SECONDS), "graph", None)
     found: list[Sequence[dict[str, Any]]] = []
-    try:
+    async with open_stored(settings, "graph") as store:
         since = await store.now_ms() - days * 86_400_000
         after = ""
         while True:
@@ -425,8 +413,6 @@ async def _paths(url: str, days: int) -> list[Sequence[dict[str, Any]]]:
             if len(page) < PAGE:
                 return found
             after = page[-1].id
-    finally:
-        await store.close()
 
 
 # ---- compile
@@ -446,12 +432,12 @@ def compile_(
     """Make a plain Asterisk dialplan of a tree, and its sounds beside it."""
     from telephony.ivr.compile import compile_tree
 
-    _quiet_logs()
+    quiet_logs()
     tree, _ = _one(file)
     sounds = output / "sounds"
     folder = sounds_at or str(sounds.absolute())
     if not folder.startswith("/") or not set(folder) <= SAFE_PATH:
-        _fail("--sounds-at: write an absolute path of letters, figures and /._-")
+        fail(Exit.USAGE, "--sounds-at: write an absolute path of letters, figures and /._-")
     compiled = compile_tree(tree, folder)
     dialplan = output / f"{compiled.context}.conf"
     try:
@@ -459,17 +445,17 @@ def compile_(
         dialplan.write_text(compiled.text, "utf-8")
         files = 0 if no_sounds else asyncio.run(_render(compiled.sounds, sounds, recordings))
     except OSError as error:
-        _fail(f"--output: {output} can't be written ({error.strerror})")
+        fail(Exit.USAGE, f"--output: {output} can't be written ({error.strerror})")
     if as_json:
-        _print_json(
+        print_json(
             {"dialplan": str(dialplan), "context": compiled.context, "sounds": files}
             | {"notes": list(compiled.notes)}
         )
         return
     print(f"#include {dialplan.absolute()}")
     for note in compiled.notes:
-        _say(f"{tree.name}: {note}")
-    _say(f"{dialplan}: context {compiled.context}, {_count(files, 'sound file')}")
+        say(f"{tree.name}: {note}")
+    say(f"{dialplan}: context {compiled.context}, {count(files, 'sound file')}")
 
 
 async def _render(sounds: Sequence[Sound], folder: Path, recordings: Path | None) -> int:
@@ -516,7 +502,7 @@ def _expand(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         found += files_of(path) if path.is_dir() else [path]
     if not found:
-        _fail("there is no tree. Name a file, or a folder of .yaml files")
+        fail(Exit.USAGE, "there is no tree. Name a file, or a folder of .yaml files")
     return list(dict.fromkeys(found))
 
 
@@ -556,7 +542,7 @@ def _refuse_errors(faults: Sequence[Fault]) -> None:
     for fault in errors:
         print(fault, file=sys.stderr)
     if errors:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(Exit.FAILED)
 
 
 def _packs() -> Packs:
@@ -577,35 +563,9 @@ def _rules(recordings: Path | None, allow_private: Sequence[str] | None) -> Rule
     from telephony.ivr.known import rules_here
 
     if recordings is not None and not recordings.is_dir():
-        _fail(f"--recordings: {recordings} is no folder")
+        fail(Exit.USAGE, f"--recordings: {recordings} is no folder")
     try:
         guard = Guard(allow_private or ())
     except ValueError as error:
-        _fail(f"--allow-private: {error}")
+        fail(Exit.USAGE, f"--allow-private: {error}")
     return rules_here(_packs(), recordings, guard)
-
-
-# ---- saying things
-
-
-def _quiet_logs() -> None:
-    from telephony.logs import set_up_logs
-
-    set_up_logs("error", "console")
-
-
-def _fail(words: str) -> NoReturn:
-    _say(f"telephony: {words}")
-    raise typer.Exit(USAGE)
-
-
-def _say(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2), flush=True)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -7,7 +7,6 @@ never does: write to a store, migrate it, or reach a PBX.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import sys
@@ -15,24 +14,24 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from telephony.cli.exits import Exit, fail
 from telephony.cli.options import Json
+from telephony.cli.output import count, print_json, quiet_logs
+from telephony.cli.stored import open_stored
 from telephony.cli.trunk_orders import drain, limit, resume, trunks
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
+    from telephony.settings import Settings
     from telephony.trunks.erlang import Target
     from telephony.trunks.forecast import Forecast, HourOfWeek, LoadByHour
 
-FAILED: Final = 1
-USAGE: Final = 2
-UNREACHABLE: Final = 3
 PAGE: Final = 2_000
-STORE_SECONDS: Final = 30.0
 LOSS: Final = 0.01
 QUANTILE: Final = 0.9
 WEEKS: Final = 4
@@ -145,17 +144,17 @@ def _check_options(given: set[str]) -> None:
     """End the program where options don't go together."""
     sources = [name for name in _SOURCES if name in given]
     if len(sources) != 1:
-        _fail(USAGE, "give the load once: --erlangs, --calls-per-hour with --aht, or --from-store")
+        fail(Exit.USAGE, "give the load once: --erlangs, --calls-per-hour with --aht, or --from-store")
     for name, beside in _FITS.items():
         if name in given and not given & set(beside):
-            _fail(USAGE, f"{_option(name)} needs {' or '.join(map(_option, beside))} beside it")
+            fail(Exit.USAGE, f"{_option(name)} needs {' or '.join(map(_option, beside))} beside it")
     if "aht" in given and "from_store" in given:
-        _fail(USAGE, "--aht is measured from the calls recorded; leave it out")
+        fail(Exit.USAGE, "--aht is measured from the calls recorded; leave it out")
     needs_aht = "calls_per_hour" in given or ("agents" in given and "from_store" not in given)
     if needs_aht and "aht" not in given:
-        _fail(USAGE, "--aht is missing: how many seconds a call takes on average")
+        fail(Exit.USAGE, "--aht is missing: how many seconds a call takes on average")
     if "loss" in given and "agents" in given:
-        _fail(USAGE, "--loss counts lines; agents are counted for --target")
+        fail(Exit.USAGE, "--loss counts lines; agents are counted for --target")
 
 
 def _option(name: str) -> str:
@@ -169,7 +168,7 @@ def _targets(text: str) -> tuple[Target, ...]:
     for part in text.split(","):
         found = _TARGET.fullmatch(part.strip())
         if found is None:
-            _fail(USAGE, f"--target: {part[:20]!r} is no service level. Write 80/15 for 80 % within 15 s")
+            fail(Exit.USAGE, f"--target: {part[:20]!r} is no service level. Write 80/15 for 80 % within 15 s")
         targets.append(Target(float(found[1]) / 100.0, float(found[2])))
     return tuple(targets)
 
@@ -183,9 +182,9 @@ def _tell_lines(load: float, share: float, *, as_json: bool) -> None:
     lines = lines_for(load, share)
     lost = loss(load, lines)
     if as_json:
-        _print_json({"erlangs": load, "target_loss": share, "lines": lines, "loss": lost})
+        print_json({"erlangs": load, "target_loss": share, "lines": lines, "loss": lost})
         return
-    print(f"{load:.2f} E need {_count(lines, 'line')}: {_percent(lost)} lost, {_percent(share)} allowed")
+    print(f"{load:.2f} E need {count(lines, 'line')}: {_percent(lost)} lost, {_percent(share)} allowed")
 
 
 def _agents(load: float, aht: float, wanted: Wanted) -> dict[str, Any]:
@@ -207,7 +206,7 @@ def _agents(load: float, aht: float, wanted: Wanted) -> dict[str, Any]:
 
 def _tell(counted: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        _print_json(counted)
+        print_json(counted)
     else:
         _show_agents(counted)
 
@@ -249,31 +248,24 @@ def _forecast(
     talk: bool,
 ) -> Forecast:
     """The week that the store's calls lead to expect; with `talk` only the time after the answer counts."""
-    from telephony.logs import set_up_logs
     from telephony.settings import load_settings
 
-    set_up_logs("error", "console")
-    url = load_settings(config).store.url
-    kind, _, path = url.partition(":///")
-    if kind.startswith("sqlite") and not Path(path).is_file():
-        # To open it would make it.
-        _fail(UNREACHABLE, f"{path} is not there; it is the store.url of the configuration")
-    load = asyncio.run(_measure(url, zone, weeks, trunk, talk=talk))
+    quiet_logs()
+    load = asyncio.run(_measure(load_settings(config), zone, weeks, trunk, talk=talk))
     forecast = load.forecast(loss=loss, quantile=quantile)
     if not forecast.calls:
         what = "were answered" if talk else "were made"
-        _fail(FAILED, f"no calls {what} in {_count(weeks, 'week')}{f' on trunk {trunk}' if trunk else ''}")
+        fail(Exit.FAILED, f"no calls {what} in {count(weeks, 'week')}{f' on trunk {trunk}' if trunk else ''}")
     return forecast
 
 
-async def _measure(url: str, zone: ZoneInfo, weeks: int, trunk: str | None, *, talk: bool) -> LoadByHour:
+async def _measure(
+    settings: Settings, zone: ZoneInfo, weeks: int, trunk: str | None, *, talk: bool
+) -> LoadByHour:
     """Add up the attempts of a store, a page at a time; each page is a short transaction of its own."""
-    from telephony.store.engines import open_engine
-    from telephony.store.store import Store
     from telephony.trunks.forecast import LoadByHour, last_weeks
 
-    store = Store(open_engine(url, deadline=STORE_SECONDS), "sizing", None)
-    try:
+    async with open_stored(settings, "sizing") as store:
         now = await store.now_ms()
         since, until = last_weeks(zone, now, weeks)
         load = LoadByHour(zone, since, until)
@@ -292,8 +284,6 @@ async def _measure(url: str, zone: ZoneInfo, weeks: int, trunk: str | None, *, t
             if len(page) < PAGE:
                 return load
             after = page[-1].id
-    finally:
-        await store.close()
 
 
 def _tell_forecast(
@@ -309,12 +299,12 @@ def _tell_forecast(
         try:
             plot.write_text(svg(forecast, title), "utf-8")
         except OSError as error:
-            _fail(USAGE, f"--plot: {plot} can't be written ({error.strerror})")
+            fail(Exit.USAGE, f"--plot: {plot} can't be written ({error.strerror})")
     counted = (
         None if wanted is None else _agents(busiest.high, max(forecast.mean_seconds, LEAST_SECONDS), wanted)
     )
     if as_json:
-        _print_json(
+        print_json(
             {
                 "zone": forecast.zone.key,
                 "since": _rfc3339(forecast.since),
@@ -334,7 +324,7 @@ def _tell_forecast(
         f"{datetime.fromtimestamp(moment / 1000, forecast.zone):%Y-%m-%d %H:%M}"
         for moment in (forecast.since, forecast.until)
     )
-    calls = f"{_count(forecast.calls, 'call')} of {forecast.mean_seconds:.0f} s"
+    calls = f"{count(forecast.calls, 'call')} of {forecast.mean_seconds:.0f} s"
     print(f"{calls}, {since} to {until} {forecast.zone.key}")
     print(
         f"busiest: {DAYS[busiest.weekday]} {busiest.hour:02}:00, {busiest.high:.2f} E "
@@ -374,7 +364,7 @@ def _zone(name: str | None) -> ZoneInfo:
     except (ZoneInfoNotFoundError, ValueError, OSError):
         if name is None:
             return ZoneInfo("UTC")
-        _fail(USAGE, f"--zone: {name[:60]!r} is no time zone. Write an IANA name such as Asia/Shanghai")
+        fail(Exit.USAGE, f"--zone: {name[:60]!r} is no time zone. Write an IANA name such as Asia/Shanghai")
 
 
 def _zone_of_machine() -> str:
@@ -401,16 +391,3 @@ def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*map(Text, row))
     Console(width=None if sys.stdout.isatty() else 240).print(table)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2), flush=True)
-
-
-def _fail(code: int, words: str) -> NoReturn:
-    print(f"telephony: {words}", file=sys.stderr, flush=True)
-    raise typer.Exit(code)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -38,7 +38,7 @@ Run = Callable[..., Done]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """The program itself, in this process: starting it anew each time would take most of the time."""
-    monkeypatch.setattr("telephony.cli.ivr._quiet_logs", lambda: None)
+    monkeypatch.setattr("telephony.cli.ivr.quiet_logs", lambda: None)
 
     def go(*words: str, stdin: str = "") -> Done:
         monkeypatch.setattr(sys, "argv", ["telephony", "ivr", *words])

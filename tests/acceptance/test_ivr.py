@@ -286,7 +286,7 @@ async def left_alone(lab: Lab, folder: Path, how: signal.Signals) -> str:
         def chosen() -> int:
             return sum(line["node"] == "speak" for line in process.log_lines("ivr.node"))
 
-        await seen.until(lambda: chosen() == STANDING + NO_TREE, 40, "not all stand in the menu")
+        await seen.until(lambda: chosen() == STANDING + NO_TREE, 20, "not all stand in the menu")
         await asyncio.sleep(1.0)
         process.signal(how)
         gone = time.monotonic()

@@ -75,7 +75,7 @@ async def test_codes_pass_payments_in_a_full_queue(lab: Lab, tmp_path: Path) -> 
 def most_at_once(rung: list[CarrierCall]) -> int:
     """How many stood at once; the carrier may learn of an end a moment late."""
     begins = [(call.arrived_mono, 1) for call in rung]
-    ends = [(call.ended_at - 0.4, -1) for call in rung if call.ended_at is not None]
+    ends = [(call.ended_at - 0.2, -1) for call in rung if call.ended_at is not None]
     return max(itertools.accumulate(step for _moment, step in sorted(begins + ends)))
 
 

@@ -84,6 +84,10 @@ LONGEST_STORE_PAUSE: Final = 2.0
 
 CLAIM_BATCH: Final = 50
 
+STARTING_SECONDS: Final = 10.0
+"""For how long a place is kept for a request whose transaction has not come to its end: a store that fails
+it says so sooner."""
+
 RESUMED_AT_ONCE: Final = 8
 """How many calls of an earlier life are brought on the wire at the same time, those that wait longest first:
 all at once, all of them would get there late, and in a life that is short none."""
@@ -236,6 +240,8 @@ class CallEngine:
             full=full,
         )
         self._changed: dict[str, asyncio.Event] = {}
+        self._starting: dict[str, tuple[CallClass, float]] = {}
+        self._claiming = 0
         self._stopping = False
 
     @property
@@ -276,13 +282,14 @@ class CallEngine:
         A call for which no trunk has a line now is ours too, and waits for one; any other is in the queue.
         """
         now = self._clock()
-        starts_now = (
-            not self._stopping
-            and self._may_start(request)
-            and self._allowed_at(request, now) <= now
-            and not await work.attempts.number_is_open(request.to_number)
-        )
-        plan = self._lines.plan(request, ()) if starts_now else None
+        plan = None
+        if not self._stopping and self._allowed_at(request, now) <= now and self._keep_place(request):
+            try:
+                if not await work.attempts.number_is_open(request.to_number):
+                    plan = self._lines.plan(request, ())
+            finally:
+                if plan is None or not plan.candidates:
+                    self._starting.pop(request.id, None)
         if plan is None or not plan.candidates:
             waiting = replace(request, status=CallStatus.QUEUED, due_at=self._next_look(request, now))
             await work.requests.add(waiting)
@@ -327,11 +334,26 @@ class CallEngine:
         everybody, others = self._free_places()
         return self._pbx.ready and (others if request.call_class is not CallClass.OTP else everybody) > 0
 
+    def _keep_place(self, request: RequestRecord) -> bool:
+        """Keep a place until the request begins; False where there is none.
+
+        Its transaction may take a while, and others ask for places meanwhile.
+        """
+        if not self._may_start(request):
+            return False
+        self._starting[request.id] = (request.call_class, self._steady() + STARTING_SECONDS)
+        return True
+
     def _free_places(self) -> tuple[int, int]:
         """How many more calls may be at work: of any class, and of those that are no codes."""
         config = self._config
-        free = config.max_calls - len(self._lives)
-        others = sum(life.request.call_class is not CallClass.OTP for life in self._lives.values())
+        now = self._steady()
+        for late in [one for one, (_class, until) in self._starting.items() if until <= now]:
+            del self._starting[late]
+        classes = [life.request.call_class for life in self._lives.values()]
+        classes += [call_class for call_class, _until in self._starting.values()]
+        free = config.max_calls - len(classes) - self._claiming
+        others = self._claiming + sum(one is not CallClass.OTP for one in classes)
         return free, min(free, round(config.max_calls * (1 - config.otp_share)) - others)
 
     def _allowed_at(self, request: RequestRecord, now: int) -> int:
@@ -439,6 +461,7 @@ class CallEngine:
         if request.cancel_requested_at is not None:
             life.cancel.set()
         self._lives[request.id] = life
+        self._starting.pop(request.id, None)
         life.task = asyncio.create_task(self._live(life, inherited=inherited), name=f"call-{request.id}")
 
     async def _live(self, life: _Life, *, inherited: bool) -> None:
@@ -1127,6 +1150,14 @@ class CallEngine:
         than was taken.
         """
         everybody, others = (0, 0) if self._is_elsewhere() else self._free_places()
+        self._claiming = max(0, min(everybody, CLAIM_BATCH))
+        try:
+            return await self._claim_into(everybody, others, now)
+        finally:
+            self._claiming = 0
+
+    async def _claim_into(self, everybody: int, others: int, now: int) -> bool:
+        """Claim for so many free places, which are kept meanwhile."""
         lease, lease_now = self._custody.lease_ms, self._custody.now()
         due: list[RequestRecord] = []
         async with self._store.transaction() as work:

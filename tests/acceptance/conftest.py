@@ -8,6 +8,7 @@ Tests here share one event loop, because the lab lives in it.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ import pytest_asyncio
 from telephony.lab import Lab
 from tests.acceptance import databases, evidence
 from tests.store_engines import PostgresServer
+
+KEPT = ("trunks", "trunk", "limit", "drained", "overflow", "asked-limit", "asked-drain")
+"""Families of AstDB in which a controller keeps its trunks for the dialplan."""
 
 _HERE = Path(__file__).parent
 _GROUPS = {
@@ -79,9 +83,13 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def lab(session_lab: Lab) -> AsyncIterator[Lab]:
-    """The lab, with nobody subscribed and no call standing; a subscriber's mistake fails the test."""
+    """The lab, with nobody subscribed, no call standing and no limit of a trunk kept; a subscriber's mistake
+    fails the test.
+    """
     carrier = session_lab.carrier
     carrier.reset()
+    # They hold without a controller too, and a call may come before this test's has written its own.
+    await asyncio.gather(*(session_lab.pbx.console(f"database deltree telephony-{one}") for one in KEPT))
     yield session_lab
     failed = [call for call in carrier.calls if call.error is not None]
     if session_lab.pbx.running:

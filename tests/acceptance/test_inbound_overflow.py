@@ -22,7 +22,7 @@ from tests.acceptance import sipp
 from tests.acceptance.callers import Onlooker, number
 from tests.acceptance.control import Api, ControllerProcess, Json, api_of, settings_of
 from tests.acceptance.test_ivr import compiled, edition_of, studio_in
-from tests.acceptance.test_trunk_console import printed, shown, wiped
+from tests.acceptance.test_trunk_console import printed, shown
 
 pytestmark = pytest.mark.lab
 
@@ -134,7 +134,6 @@ async def counted(lab: Lab) -> int:
 
 async def test_each_step_of_the_plan(lab: Lab, tmp_path: Path) -> None:
     """What a step can't do is left to the next; the carrier is told the cause."""
-    await wiped(lab)
     lab.carrier.subscribe("008613800009999", busy())
     async with (
         own_dialplan(lab, OWN),
@@ -191,7 +190,6 @@ async def test_each_step_of_the_plan(lab: Lab, tmp_path: Path) -> None:
 
 async def too_many(lab: Lab, folder: Path, limit: int, people: int, *, by_sipp: bool = False) -> str:
     """More callers than lines, with the controller, and again without it; returns the figures."""
-    await wiped(lab)
     told = []
     async with AsyncExitStack() as stack:
         async with running(lab, folder, limit):

@@ -68,14 +68,7 @@ async def shown(lab: Lab, wanted: str, timeout: float = 8.0) -> str:
         await asyncio.sleep(0.1)
 
 
-async def wiped(lab: Lab) -> None:
-    """Nothing of an earlier test stands in AstDB."""
-    for family in ("trunks", "trunk", "limit", "drained", "overflow", "asked-limit", "asked-drain"):
-        await printed(lab, f"database deltree telephony-{family}")
-
-
 async def test_orders_at_the_asterisk_cli(lab: Lab, tmp_path: Path) -> None:
-    await wiped(lab)
     async with running(lab, tmp_path) as (process, api):
         said = await shown(lab, "other-b")
         lines = [line.split(":", 1) for line in said.splitlines() if line.startswith("/")]
@@ -115,7 +108,6 @@ async def test_orders_at_the_asterisk_cli(lab: Lab, tmp_path: Path) -> None:
 
 
 async def test_a_limit_holds_for_the_next_call_out(lab: Lab, tmp_path: Path) -> None:
-    await wiped(lab)
     to = "+8613800001234"
     lab.carrier.subscribe(to, answer_and_listen(listen=0.5))
     async with running(lab, tmp_path) as (_, api):
@@ -161,7 +153,6 @@ async def come_in(lab: Lab, seen: Onlooker, first: int, count: int) -> list[str]
 
 async def test_a_limit_holds_for_the_next_call(lab: Lab, tmp_path: Path) -> None:
     """Given at the Asterisk CLI, with the controller and while it is away; it learns of it at its return."""
-    await wiped(lab)
     async with own_dialplan(lab, ROOM), Onlooker(lab).watching() as seen:
         async with running(lab, tmp_path) as (_, api):
             await shown(lab, "other-b")

@@ -20,6 +20,7 @@ import typer
 from telephony.cli.exits import Exit, fail, run, say
 from telephony.cli.options import Config, Json
 from telephony.cli.output import count, print_json, quiet_logs
+from telephony.cli.scratch import scratch_studio
 from telephony.cli.serve import settings_or_exit
 from telephony.cli.stored import open_stored
 
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 E = TypeVar("E", "QueueEnd", "TransferEnd")
 
 PAGE: Final = 1_000
-CACHE_BYTES: Final = 512 * 1024 * 1024
 SAFE_PATH: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-")
 
 app = typer.Typer(help="IVR trees: check, try, draw and test them; no PBX is needed.", no_args_is_help=True)
@@ -461,33 +461,17 @@ def compile_(
 async def _render(sounds: Sequence[Sound], folder: Path, recordings: Path | None) -> int:
     """Render sounds into a folder, in both laws; returns how many files that were."""
     import shutil
-    from tempfile import TemporaryDirectory
-
-    from telephony.speech.engine import EspeakNg
-    from telephony.speech.studio import Studio
 
     written = 0
-    with TemporaryDirectory(prefix="telephony-") as scratch:
-        studio = Studio(
-            _packs(),
-            EspeakNg(),
-            cache_dir=Path(scratch) / "cache",
-            media_dir=Path(scratch) / "media",
-            pbx_media_dir=None,
-            recordings_dir=recordings,
-            cache_limit_bytes=CACHE_BYTES,
-        )
-        try:
-            for sound in sounds:
-                media = await studio.compose(sound.prompt, sound.language)
-                for ending in (".ulaw", ".alaw"):
-                    target = folder / f"{sound.path}{ending}"
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(f"{media.name}{ending}", target)
-                    written += 1
-                studio.discard(media)
-        finally:
-            await studio.close()
+    async with scratch_studio(_packs(), recordings) as studio:
+        for sound in sounds:
+            media = await studio.compose(sound.prompt, sound.language)
+            for ending in (".ulaw", ".alaw"):
+                target = folder / f"{sound.path}{ending}"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(f"{media.name}{ending}", target)
+                written += 1
+            studio.discard(media)
     return written
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
+from telephony.cli.scratch import scratch_studio
 from telephony.ivr.golden import Conversation, Verdict, difference
 from telephony.ivr.live import Stage
 from telephony.ivr.sounds import Sounds, Wardrobe
@@ -20,9 +19,7 @@ from telephony.ivr.tree import Tree
 from telephony.lab import Lab, Phone, own_dialplan
 from telephony.net.ami import AmiConfig
 from telephony.pbx.asterisk import AsteriskConfig, AsteriskPbx
-from telephony.speech.engine import EspeakNg
 from telephony.speech.packs import Packs
-from telephony.speech.studio import Studio
 
 AT_ONCE: Final = 20
 """Calls that stand at a time: a small machine plays them without a hitch."""
@@ -38,7 +35,6 @@ exten => someone,1,Playtones(1004)
  same => n,Wait(1)
  same => n,Hangup()
 """
-CACHE_BYTES: Final = 512 * 1024 * 1024
 
 Part = tuple[str, Conversation]
 """A tree's name, and a conversation with it."""
@@ -54,32 +50,20 @@ async def play_by_calls(
     """Play conversations as calls, and compare. Raises `LabError` where there is no lab to be had."""
     numbers = {_number(at): part for at, part in enumerate(parts)}
     phones = {who: Phone() for who in numbers}
-    with TemporaryDirectory(prefix="telephony-") as scratch:
-        studio = Studio(
-            packs,
-            EspeakNg(),
-            cache_dir=Path(scratch) / "cache",
-            media_dir=Path(scratch) / "media",
-            pbx_media_dir=None,
-            recordings_dir=None,
-            cache_limit_bytes=CACHE_BYTES,
-        )
-        try:
-            say("Rendering what the trees say")
-            wardrobe = Wardrobe(studio)
-            await wardrobe.make(1, [trees[name] for name in dict.fromkeys(name for name, _ in parts)])
-            with wardrobe.lent(1) as common:
-                stage = Stage(
-                    trees,
-                    numbers,
-                    lambda who: phones[who].soon,
-                    lambda: Sounds(studio, common),
-                    phrases,
-                    AWAY,
-                )
-                await _call(stage, phones, say)
-        finally:
-            await studio.close()
+    async with scratch_studio(packs) as studio:
+        say("Rendering what the trees say")
+        wardrobe = Wardrobe(studio)
+        await wardrobe.make(1, [trees[name] for name in dict.fromkeys(name for name, _ in parts)])
+        with wardrobe.lent(1) as common:
+            stage = Stage(
+                trees,
+                numbers,
+                lambda who: phones[who].soon,
+                lambda: Sounds(studio, common),
+                phrases,
+                AWAY,
+            )
+            await _call(stage, phones, say)
     return [
         Verdict(one.name, stage.texts.get(who, ""), difference(one.expect, stage.texts.get(who, "")))
         for who, (_, one) in numbers.items()

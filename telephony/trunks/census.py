@@ -15,6 +15,7 @@ from typing import Final
 from telephony.model.trunk import SlotKind
 from telephony.pbx.port import LiveChannel
 from telephony.store.records import SlotRecord
+from telephony.trunks.dialect import Trunk
 
 ATTEMPT_PREFIX: Final = "att_"
 """How the ids of attempts begin, and so of the channels that we placed."""
@@ -76,6 +77,11 @@ def compare(
         ),
         tuple(one.holder or "" for one in mine if one.holder in standing),
     )
+
+
+def by_endpoint(trunks: Sequence[Trunk]) -> dict[str, str]:
+    """The trunk that has the calls of each endpoint: of several on one endpoint the first."""
+    return {trunk.endpoint: trunk.name for trunk in reversed(trunks)}
 
 
 def endpoint_of(channel_name: str) -> str:

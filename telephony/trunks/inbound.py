@@ -16,7 +16,7 @@ import structlog
 from telephony.errors import Overloaded, StoreError
 from telephony.model.trunk import SlotKind
 from telephony.store import Store
-from telephony.trunks.census import ATTEMPT_PREFIX, endpoint_of
+from telephony.trunks.census import ATTEMPT_PREFIX, by_endpoint, endpoint_of
 from telephony.trunks.dialect import Trunk
 
 log = structlog.get_logger(__name__)
@@ -47,7 +47,7 @@ class InboundLines:
         lease: float,
     ) -> None:
         self._store = store
-        self._trunks = {trunk.endpoint: trunk.name for trunk in reversed(trunks)}
+        self._trunks = by_endpoint(trunks)
         self._limited = frozenset(trunk.name for trunk in trunks if trunk.channels is not None)
         self._owner = owner
         self._lease_ms = round(lease * 1000)

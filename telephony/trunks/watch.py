@@ -23,7 +23,7 @@ from telephony.store import Store, UnitOfWork
 from telephony.store.records import EventRecord, TrunkRecord
 from telephony.trunks import breaker, saturation
 from telephony.trunks.breaker import BreakerRules
-from telephony.trunks.census import Missing, compare
+from telephony.trunks.census import Missing, by_endpoint, compare
 from telephony.trunks.routing import Router
 from telephony.trunks.saturation import SaturationRules, Signal, Watch
 
@@ -177,7 +177,7 @@ class TrunkWatch:
         live = await self._pbx.channels()
         async with self._store.reading() as work:
             held = await work.slots.held()
-        endpoints = {trunk.endpoint: trunk.name for trunk in reversed(self._router.trunks)}
+        endpoints = by_endpoint(self._router.trunks)
         census = compare(live, held, self._owner, trunks=endpoints, placed={}, asked_at=asked_at)
         freed = 0
         if census.gone:

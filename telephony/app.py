@@ -166,6 +166,7 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
             lease=settings.store.lease_seconds,
             rules=settings.breaker_rules(),
             saturation_rules=settings.saturation_rules(),
+            on_its_way=inbound.writes,
         )
         engine = CallEngine(
             store,

@@ -5,9 +5,11 @@ What it never does: decide what is logged.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
+from functools import lru_cache
 from typing import Any, Final
 
 import structlog
@@ -16,6 +18,9 @@ SECRET_FIELDS: Final = frozenset(
     {"code", "secret", "password", "key", "authorization", "nonce", "master_key", "body", "digits"}
 )
 REPLACED: Final = "[not logged]"
+
+_PLAIN: Final = frozenset({str, int, float, bool, type(None)})
+"""What nothing can lie inside; asked for first, for it is nearly everything."""
 
 
 def drop_secrets(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -27,11 +32,28 @@ def _without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
     """Replace secrets here and in whatever lies inside; names count in any case."""
     kept: dict[str, Any] = {}
     for name, value in values.items():
-        if str(name).lower() in SECRET_FIELDS:
+        if _is_secret(name):
             kept[name] = REPLACED
+        elif type(value) in _PLAIN or not isinstance(value, Mapping):
+            kept[name] = value
         else:
-            kept[name] = _without_secrets(value) if isinstance(value, Mapping) else value
+            kept[name] = _without_secrets(value)
     return kept
+
+
+@lru_cache(maxsize=1024)
+def _is_secret(name: object) -> bool:
+    return str(name).lower() in SECRET_FIELDS
+
+
+def _json(event: Mapping[str, Any], **options: Any) -> str:
+    """A line of JSON. The encoder is made once: structlog's own serializer makes one for each line."""
+    return _encoder(options["default"]).encode(event)
+
+
+@lru_cache(maxsize=1)
+def _encoder(default: Callable[[Any], Any]) -> json.JSONEncoder:
+    return json.JSONEncoder(default=default)
 
 
 def set_up_logs(level: str = "info", style: str = "json") -> None:
@@ -41,7 +63,7 @@ def set_up_logs(level: str = "info", style: str = "json") -> None:
     """
     number = logging.getLevelNamesMapping()[level.upper()]
     renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
+        structlog.processors.JSONRenderer(_json)
         if style == "json"
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )

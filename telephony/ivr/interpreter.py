@@ -19,7 +19,7 @@ import structlog
 
 from telephony.errors import CallEnded, TelephonyError
 from telephony.ivr.digits import compile_pattern, passes_luhn
-from telephony.ivr.edges import edges_of, standard_keys
+from telephony.ivr.foresight import first_words, fixed_words, outlook, words_of
 from telephony.ivr.hours import timetable
 from telephony.ivr.journal import Journal, Visit
 from telephony.ivr.ports import (
@@ -32,7 +32,7 @@ from telephony.ivr.ports import (
     TransferOrder,
     WebhookOrder,
 )
-from telephony.ivr.saying import fill, holes_of, render, sayings_of
+from telephony.ivr.saying import fill, render, sayings_of
 from telephony.ivr.sounds import Sounds
 from telephony.ivr.standins import Services
 from telephony.ivr.talk import Talk
@@ -60,6 +60,7 @@ from telephony.ivr.tree import (
     Queue,
     Record,
     Say,
+    Saying,
     Set,
     Subtree,
     Survey,
@@ -206,7 +207,7 @@ class Interpreter:
         node = self._tree.nodes[self._node]
         at_ms = int(self._services.clock.now().timestamp() * 1000)
         self._journal.begin(self._tree.name, self._node, node.type, at_ms)
-        self._foresee(node)
+        self._foresee()
         way = _Way("hung_up", "")
         try:
             way = await self._do(node)
@@ -320,26 +321,19 @@ class Interpreter:
 
     def _words(self, prompt: Prompt | None) -> said.Prompt:
         """A prompt in the call's language, with its values."""
-        sayings = sayings_of(prompt, self._tree) if prompt is not None else {}
-        saying = sayings.get(self._language)
+        saying = words_of(prompt, self._tree, self._language) if prompt is not None else None
         if saying is None:
             return said.Prompt(())
+        return fixed_words(saying, self._language) or self._with_values(saying)
+
+    def _with_values(self, saying: Saying) -> said.Prompt:
         return render(saying, self._known(), self._language, self._secrets)
 
-    def _foresee(self, node: Node) -> None:
+    def _foresee(self) -> None:
         """Begin to make what the next nodes say with values that this node does not change."""
-        changed = _written(node)
-        for edge in edges_of(node, self._tree):
-            following = self._tree.nodes.get(edge.target)
-            prompt: Prompt | None = getattr(following, "prompt", None)
-            if isinstance(following, Asking):
-                prompt = self._first(following)
-            if prompt is None or isinstance(following, Language):
-                continue
-            saying = sayings_of(prompt, self._tree).get(self._language)
-            names = {hole.name for hole in holes_of(saying)} if saying is not None else set()
-            if names and not names & changed:
-                self._sounds.foresee(self._words(prompt), self._language)
+        ahead = outlook(self._tree, self._node, self._language, crowded=self._crowded)
+        for saying in ahead.values:
+            self._sounds.foresee(self._with_values(saying), self._language)
 
     async def _say(self, prompt: Prompt | None, *, barge_in: bool = False) -> None:
         if prompt is not None:
@@ -399,14 +393,14 @@ class Interpreter:
             del menus[menus.index(self._node) + 1 :]
         else:
             menus.append(self._node)
-        ways = standard_keys(node, self._tree) | {key: entry.to for key, entry in node.keys.items()}
+        ways = outlook(self._tree, self._node, self._language, crowded=self._crowded).ways
         key = await self._choice(node, ways)
         return key if isinstance(key, _Way) else _Way(key, ways[key])
 
     async def _choice(self, node: Menu | Survey, choices: Mapping[str, str]) -> str | _Way:
         """Ask until a choice is made, or it has been silence or wrong keys too often."""
         timeouts = failures = 0
-        prompt = self._first(node)
+        prompt = first_words(node, crowded=self._crowded)
         while True:
             key = await self._talk.ask_key(
                 [(self._words(prompt), self._language)],
@@ -421,10 +415,6 @@ class Interpreter:
             if over is not None:
                 return over
             prompt = node.short or node.prompt
-
-    def _first(self, node: Asking) -> Prompt:
-        """What a question begins with."""
-        return node.short if self._crowded and node.short is not None else node.prompt
 
     async def _once_more(self, node: Asking, timeouts: int, failures: int, *, wrong: bool) -> _Way | None:
         """After silence or a wrong key: a `_Way` out where it was once too often, else None."""
@@ -448,7 +438,7 @@ class Interpreter:
 
     async def _collect(self, node: Collect) -> _Way:
         timeouts = failures = 0
-        prompt = self._first(node)
+        prompt = first_words(node, crowded=self._crowded)
         secret = node.variable in self._secrets
         while True:
             digits = await self._talk.ask_digits(
@@ -692,19 +682,6 @@ def _matches(caller: str, entry: str) -> bool:
     if wanted.endswith("*"):
         return bool(plain) and plain.startswith(wanted[:-1])
     return plain == wanted
-
-
-def _written(node: Node) -> set[str]:
-    """The variables that a node changes."""
-    names: set[str] = set()
-    for attribute in ("receive", "values"):
-        names |= set(getattr(node, attribute, ()))
-    variable = getattr(node, "variable", None)
-    if variable is not None:
-        names.add(variable)
-    if isinstance(node, Lookup | Language | Set):
-        names |= {"language", "priority"}
-    return names
 
 
 def _at(value: object, place: str) -> object:

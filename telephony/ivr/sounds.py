@@ -44,7 +44,7 @@ class Sounds:
 
     def __init__(self, voice: Voice, ready: Mapping[Key, Media] | None = None) -> None:
         self._voice = voice
-        self._ready = dict(ready or {})
+        self._ready = ready or {}
         self._made: OrderedDict[Key, asyncio.Task[Media]] = OrderedDict()
 
     def ready(self, prompt: Prompt, locale: str) -> Media | None:

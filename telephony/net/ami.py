@@ -276,13 +276,8 @@ class _Link(asyncio.Protocol):
     ) -> Reply:
         """Send one action and wait for its reply. Raises as `AmiClient.action`, but hands over a refusal."""
         deadline = self._loop.time() + timeout
-        try:
-            async with asyncio.timeout_at(deadline):
-                # Several may wait here; the first to wake may fill the buffer again.
-                while not self._writable.is_set():
-                    await self._writable.wait()
-        except TimeoutError:
-            raise PbxUnavailable("the AMI connection takes no more; nothing was sent", sent=False) from None
+        if not self._writable.is_set():
+            await self._wait_writable(deadline)
         if self.lost.done() or self._transport is None:
             raise PbxUnavailable("not connected to Asterisk's manager", sent=False)
         try:
@@ -294,15 +289,24 @@ class _Link(asyncio.Protocol):
         if login:
             self._login_id = action_id
         self._transport.write(data)
+        # A plain timer: `asyncio.timeout` costs several times as much, and this is what every call waits for.
+        timer = self._loop.call_at(deadline, _expire, waiter, name, timeout)
         try:
-            async with asyncio.timeout_at(deadline):
-                return await waiter
-        except TimeoutError:
-            raise PbxTimeout(f"the PBX did not answer {name} within {timeout:g} s") from None
+            return await waiter
         finally:
+            timer.cancel()
             if self._waiters.get(action_id) is waiter:
                 del self._waiters[action_id]
                 self._machine.abandon(action_id)
+
+    async def _wait_writable(self, deadline: float) -> None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                # Several may wait here; the first to wake may fill the buffer again.
+                while not self._writable.is_set():
+                    await self._writable.wait()
+        except TimeoutError:
+            raise PbxUnavailable("the AMI connection takes no more; nothing was sent", sent=False) from None
 
     def _on_reply(self, reply: Reply) -> None:
         # The session begins here, not when the login's waiter runs: events may follow in the same bytes.
@@ -312,6 +316,11 @@ class _Link(asyncio.Protocol):
         waiter = self._waiters.pop(reply.action_id, None)
         if waiter is not None and not waiter.done():
             waiter.set_result(reply)
+
+
+def _expire(waiter: asyncio.Future[Reply], name: str, seconds: float) -> None:
+    if not waiter.done():
+        waiter.set_exception(PbxTimeout(f"the PBX did not answer {name} within {seconds:g} s"))
 
 
 class AmiClient:

@@ -8,7 +8,7 @@ on another PBX, or an attempt's: an attempt that ends gives its slot back itself
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,7 +32,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """What differs. `standing` are the holders of ours that are no attempts and stand: renew their leases."""
+    """What differs. `standing` are holders of ours that are no attempts, stand, and need a longer lease."""
 
     missing: tuple[Missing, ...]
     gone: tuple[str, ...]
@@ -50,21 +50,22 @@ def compare(
     owner: str,
     *,
     trunks: Mapping[str, str],
-    placed: Mapping[str, str],
     asked_at: int,
+    renew_before: int,
+    on_its_way: Callable[[str], bool] = lambda _: False,
 ) -> Census:
     """Compare the channels of one PBX with all slots that are held.
 
-    `trunks` maps endpoints to trunks, `placed` our attempts to the trunks that they are on (one endpoint may
-    serve several). `asked_at` is when the channels were asked for, in milliseconds by the clock of the slots:
-    what was taken since may stand and not have been seen.
+    `trunks` maps endpoints to trunks. `asked_at` is when the channels were asked for, in milliseconds by the
+    clock of the slots: what was taken since may stand and not have been seen. A lease that ends by
+    `renew_before` needs a longer one. A holder that is `on_its_way` is just being written: nothing is wrong.
     """
     holders = {one.holder for one in held}
     standing = {channel.id for channel in live}
     missing: list[Missing] = []
     for channel in live:
-        trunk = placed.get(channel.id) or trunks.get(endpoint_of(channel.name))
-        if trunk is not None and channel.id not in holders:
+        trunk = trunks.get(endpoint_of(channel.name))
+        if trunk is not None and channel.id not in holders and not on_its_way(channel.id):
             ours = channel.id.startswith(ATTEMPT_PREFIX)
             missing.append(Missing(trunk, channel.id, SlotKind.ATTEMPT if ours else SlotKind.FOREIGN))
     mine = [one for one in held if one.owner == owner and one.kind is not SlotKind.ATTEMPT and one.holder]
@@ -73,9 +74,15 @@ def compare(
         tuple(
             one.holder or ""
             for one in mine
-            if one.holder not in standing and (one.acquired_at or 0) < asked_at
+            if one.holder not in standing
+            and (one.acquired_at or 0) < asked_at
+            and not on_its_way(one.holder or "")
         ),
-        tuple(one.holder or "" for one in mine if one.holder in standing),
+        tuple(
+            one.holder or ""
+            for one in mine
+            if one.holder in standing and (one.lease_until or 0) <= renew_before
+        ),
     )
 
 

@@ -7,6 +7,7 @@ census mends. What it never does: refuse a call; the PBX's own guard does, which
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
@@ -24,7 +25,7 @@ log = structlog.get_logger(__name__)
 MOST: Final = 10_000
 """News that waits to be written, and calls that are known to stand."""
 
-GATHER_SECONDS: Final = 0.5
+GATHER_SECONDS: Final = 1.0
 """How long news of trunks without a configured limit is gathered: to write it together costs less."""
 
 STOP_SECONDS: Final = 5.0
@@ -54,6 +55,7 @@ class InboundLines:
         self._freed: Callable[[], None] = lambda: None
         self._standing: dict[str, str] = {}
         self._news: asyncio.Queue[tuple[str, str | None]] = asyncio.Queue(MOST)
+        self._unwritten: Counter[str] = Counter()
         self._urgent = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -94,11 +96,16 @@ class InboundLines:
         if trunk is not None:
             self._tell(channel_id, None, urgent=trunk in self._limited)
 
+    def writes(self, channel_id: str) -> bool:
+        """Whether there is news of this channel that is not written yet."""
+        return channel_id in self._unwritten
+
     def _tell(self, channel_id: str, trunk: str | None, *, urgent: bool = False) -> None:
         if urgent:
             self._urgent.set()
         try:
             self._news.put_nowait((channel_id, trunk))
+            self._unwritten[channel_id] += 1
         except asyncio.QueueFull:
             log.warning("inbound.not_counted", channel=channel_id)
 
@@ -116,16 +123,15 @@ class InboundLines:
         batch = [first]
         while len(batch) < BATCH and not self._news.empty():
             batch.append(self._news.get_nowait())
-        came = [(holder, trunk) for holder, trunk in batch if trunk is not None]
+        came = {holder: trunk for holder, trunk in batch if trunk is not None}
         went = [holder for holder, trunk in batch if trunk is None]
         try:
             if came:
                 until = await self._store.now_ms() + self._lease_ms
                 async with self._store.transaction() as work:
-                    for holder, trunk in came:
-                        await work.slots.admit(
-                            trunk, holder, kind=SlotKind.INBOUND, owner=self._owner, lease_until=until
-                        )
+                    await work.slots.admit_all(
+                        came, kind=SlotKind.INBOUND, owner=self._owner, lease_until=until
+                    )
             if went:
                 async with self._store.transaction() as work:
                     await work.slots.release_all(went)
@@ -135,3 +141,6 @@ class InboundLines:
         except Exception:
             # A fault of ours with some must not end the counting of all.
             log.exception("inbound.failed")
+        finally:
+            # What could not be written is the census's now.
+            self._unwritten -= Counter(holder for holder, _ in batch)

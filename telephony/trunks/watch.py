@@ -35,6 +35,9 @@ COUNT_SECONDS: Final = 4.0
 SURE_SECONDS: Final = 1.0
 """A channel without a slot gets one if it still stands after this time: it may just have ended."""
 
+RENEW_BELOW: Final = 0.7
+"""A lease is prolonged when less than this part of it is left."""
+
 SHORTEST_PAUSE: Final = 0.25
 """Seconds between looks at the saturation at least, however often a trunk is found full."""
 
@@ -78,7 +81,10 @@ class TrunkWatch:
         lease: float,
         rules: BreakerRules | None = None,
         saturation_rules: SaturationRules | None = None,
+        on_its_way: Callable[[str], bool] = lambda _: False,
     ) -> None:
+        """`on_its_way` tells whether a channel's slot is just being written by who saw it come, or go."""
+        self._on_its_way = on_its_way
         self._store = store
         self._pbx = pbx
         self._router = router
@@ -178,7 +184,15 @@ class TrunkWatch:
         async with self._store.reading() as work:
             held = await work.slots.held()
         endpoints = by_endpoint(self._router.trunks)
-        census = compare(live, held, self._owner, trunks=endpoints, placed={}, asked_at=asked_at)
+        census = compare(
+            live,
+            held,
+            self._owner,
+            trunks=endpoints,
+            asked_at=asked_at,
+            renew_before=asked_at + round(RENEW_BELOW * self._lease_ms),
+            on_its_way=self._on_its_way,
+        )
         freed = 0
         if census.gone:
             async with self._store.transaction() as work:

@@ -40,6 +40,7 @@ _FREE_OF: Final = (
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
 )
+_ANY_FREE_OF: Final = select(_c.id).where(_c.trunk == bindparam("of"), _c.holder.is_(None)).limit(1)
 
 
 def check_lines(channels: int | None) -> None:
@@ -93,6 +94,9 @@ async def resize(session: Session, name: str, lines: int | None) -> None:
 
 async def settle(session: Session, name: str) -> None:
     """Let calls that stand beside a trunk's lines have those that are free; waits for nobody."""
+    if await session.value(_ANY_FREE_OF, {"of": name}) is None:
+        # So it is on a trunk without a limit, where all stand beside.
+        return
     extras = (await session.run(_EXTRAS_OF, {"of": name, "most": MOST_LINES})).all()
     if not extras:
         return

@@ -462,6 +462,22 @@ class TestAdmitting:
         await give(store, "x0", "late")
         assert await use(store) == TrunkUse(in_use=0, lines=2)
 
+    async def test_many_are_counted_at_once_and_go_at_once(self, store: Store) -> None:
+        """On a trunk with two lines, of which one is free, and on one without a limit."""
+        await ensure(store, a=2, b=None)
+        await fill(store, 1)
+        calls = {"x0": "a", "y0": "b", "x1": "a", "x2": "a", "y1": "b"}
+        for _ in range(2):
+            # What is noted already stays as it is.
+            async with store.transaction() as work:
+                await work.slots.admit_all(calls, kind=SlotKind.INBOUND, owner="node-a", lease_until=LEASE)
+        assert await use(store) == TrunkUse(in_use=4, lines=2, inbound=3, extra=2)
+        assert await use(store, "b") == TrunkUse(in_use=2, inbound=2, extra=2)
+        async with store.transaction() as work:
+            assert await work.slots.release_all([*calls, "nobody"]) == 5
+        assert await use(store) == TrunkUse(in_use=1, lines=2)
+        assert await use(store, "b") == TrunkUse()
+
 
 async def test_free_lines_are_of_those_who_stand_beside_them(store: Store) -> None:
     """A call that is found on a full trunk while another one ends: the free line is the found one's."""

@@ -17,14 +17,30 @@ def channel(name: str, channel_id: str) -> LiveChannel:
     return LiveChannel(channel_id, name, "Up", 1.0)
 
 
-def held(holder: str, kind: SlotKind, owner: str = "node-a", acquired_at: int = NOW - 1) -> SlotRecord:
+def held(
+    holder: str, kind: SlotKind, owner: str = "node-a", acquired_at: int = NOW - 1, lease_until: int = NOW
+) -> SlotRecord:
     return SlotRecord(
-        id=f"slot_{holder}", trunk="main", holder=holder, kind=kind, owner=owner, acquired_at=acquired_at
+        id=f"slot_{holder}",
+        trunk="main",
+        holder=holder,
+        kind=kind,
+        owner=owner,
+        acquired_at=acquired_at,
+        lease_until=lease_until,
     )
 
 
-def census(live: list[LiveChannel], slots: list[SlotRecord], **placed: str) -> Census:
-    return compare(live, slots, "node-a", trunks=TRUNKS, placed=placed, asked_at=NOW)
+def census(live: list[LiveChannel], slots: list[SlotRecord], *on_their_way: str) -> Census:
+    return compare(
+        live,
+        slots,
+        "node-a",
+        trunks=TRUNKS,
+        asked_at=NOW,
+        renew_before=NOW + 10_000,
+        on_its_way=on_their_way.__contains__,
+    )
 
 
 def test_what_stands_and_holds_no_slot() -> None:
@@ -32,24 +48,25 @@ def test_what_stands_and_holds_no_slot() -> None:
         channel("PJSIP/carrier-0000001a", "1.1"),
         channel("PJSIP/carrier-b-00000002", "1.2"),
         channel("PJSIP/carrier-00000003", "att_1"),
-        channel("PJSIP/carrier-00000004", "att_2"),
+        channel("PJSIP/carrier-00000004", "being-written"),
         channel("PJSIP/carrier-00000005", "1.5"),
         channel("PJSIP/6001-00000006", "1.6"),
         channel("Local/carrier-00000007", "1.7"),
     ]
-    found = census(live, [held("1.5", SlotKind.FOREIGN, "node-b")], att_1="elsewhere")
+    found = census(live, [held("1.5", SlotKind.FOREIGN, "node-b")], "being-written")
     assert found.missing == (
         Missing("main", "1.1", SlotKind.FOREIGN),
         Missing("spare", "1.2", SlotKind.FOREIGN),
-        Missing("elsewhere", "att_1", SlotKind.ATTEMPT),
-        Missing("main", "att_2", SlotKind.ATTEMPT),
+        Missing("main", "att_1", SlotKind.ATTEMPT),
     )
-    assert (found.gone, found.standing, found.mended) == ((), (), 4)
+    assert (found.gone, found.standing, found.mended) == ((), (), 3)
 
 
 def test_what_holds_a_slot_and_stands_no_more() -> None:
     slots = [
         held("stands", SlotKind.INBOUND),
+        held("stands-for-long", SlotKind.INBOUND, lease_until=NOW + 10_001),
+        held("being-written", SlotKind.INBOUND),
         held("gone", SlotKind.INBOUND),
         held("gone-too", SlotKind.FOREIGN),
         held("too-new", SlotKind.INBOUND, acquired_at=NOW),
@@ -57,7 +74,8 @@ def test_what_holds_a_slot_and_stands_no_more() -> None:
         held("att_1", SlotKind.ATTEMPT),
         SlotRecord(id="slot_free", trunk="main", number=1),
     ]
-    found = census([channel("PJSIP/carrier-00000001", "stands")], slots)
+    live = [channel("PJSIP/carrier-00000001", "stands"), channel("PJSIP/carrier-00000002", "stands-for-long")]
+    found = census(live, slots, "being-written")
     assert (found.missing, found.gone, found.standing) == ((), ("gone", "gone-too"), ("stands",))
     assert found.mended == 2
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Mapping, MutableMapping
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
@@ -46,6 +48,24 @@ def _is_secret(name: object) -> bool:
     return str(name).lower() in SECRET_FIELDS
 
 
+class _Stamp:
+    """The moment in UTC (ISO 8601, microseconds); the text of a second is made once."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def __call__(
+        self, _logger: object, _method: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+        if second != self._second:
+            self._text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._second = second
+        event["timestamp"] = f"{self._text}.{nanoseconds // 1000:06d}Z"
+        return event
+
+
 def _json(event: Mapping[str, Any], **options: Any) -> str:
     """A line of JSON. The encoder is made once: structlog's own serializer makes one for each line."""
     return _encoder(options["default"]).encode(event)
@@ -71,13 +91,13 @@ def set_up_logs(level: str = "info", style: str = "json") -> None:
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _Stamp(),
             structlog.processors.format_exc_info,
             drop_secrets,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(stream=sys.stderr, level=max(number, logging.WARNING), format="%(message)s")

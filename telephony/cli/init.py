@@ -64,11 +64,11 @@ _MANAGER: Final = """\
 secret = {secret}
 deny = 0.0.0.0/0.0.0.0
 permit = 127.0.0.1/255.255.255.255
-read = call,reporting,cdr,dialplan
+read = call,dialplan
 write = originate,call,reporting
 ; From Asterisk 22.1 on; before that the filters of docs/dialplan.md, and no "dialplan" above without them.
 eventfilter(action(include),name(Hangup)) =
-eventfilter(action(include),name(Newstate)) =
+eventfilter(action(include),name(Newstate),header(Uniqueid),method(starts_with)) = att_
 eventfilter(action(include),name(OriginateResponse)) =
 eventfilter(action(include),name(DialState),header(DialStatus),method(exact)) = PROGRESS
 eventfilter(action(include),name(VarSet),header(Channel),method(exact)) = none

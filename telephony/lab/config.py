@@ -13,9 +13,14 @@ from pathlib import Path
 from telephony.lab.instance import AsteriskInstance
 from telephony.resources import data_dir
 
-CONTROLLER_READ = "call,reporting,cdr,dialplan"
+CONTROLLER_READ = "call,dialplan"
 CONTROLLER_WRITE = "originate,call,reporting"
 """The rights of the controller's AMI user: these and no more are what the project asks of a PBX."""
+
+UNREAD_EVENTS = (
+    "Newexten,AGIExecStart,AGIExecEnd,DTMFBegin,DTMFEnd,RTCPSent,RTCPReceived,NewConnectedLine,NewCallerid"
+)
+"""What no controller reads and every call makes plenty of."""
 
 CONTROLLER_EVENTS = ("Hangup", "Newstate", "OriginateResponse")
 """The events that the controller reads, beside a 183's `DialState` and the `VarSet` of a global."""
@@ -57,8 +62,8 @@ class PbxOptions:
     """What the PBX's configuration depends on.
 
     `agi` is `host:port` of the controller's FastAGI server, as the dialplan global `TELEPHONY_AGI`;
-    `globals` are further dialplan globals; `debug` fills the full log; `test_user` and `test_secret`
-    are an AMI user with every right, for tests.
+    `globals` are further dialplan globals; `debug` fills the full log and tells
+    managers every event; `test_user` and `test_secret` are an AMI user with every right, for tests.
     """
 
     agi: str
@@ -95,6 +100,7 @@ def write_pbx(instance: AsteriskInstance, options: PbxOptions) -> None:
             instance.ami_user: (instance.ami_secret, CONTROLLER_READ, CONTROLLER_WRITE),
             options.test_user: (options.test_secret, "all", "all"),
         },
+        unread="" if options.debug else UNREAD_EVENTS,
     )
     trunk = _endpoint(
         instance.address, transport="transport-a", context="lab-inbound", allow="ulaw,alaw", aors="{name}"
@@ -147,7 +153,7 @@ def write_carrier(instance: AsteriskInstance, options: CarrierOptions) -> None:
     """Write the carrier's configuration into its folder."""
     _write_common(instance, debug=options.debug)
     etc = instance.run_dir / "etc"
-    _write_manager(etc, instance, {instance.ami_user: (instance.ami_secret, "all", "all")})
+    _write_manager(etc, instance, {instance.ami_user: (instance.ami_secret, "all", "all")}, unread="")
     common = _endpoint(instance.address, transport="", context="carrier-in", allow="ulaw,alaw", aors="")
     contact = f"sip:{options.pbx_address}:{options.pbx_port}"
     (etc / "pjsip.conf").write_text(
@@ -279,14 +285,21 @@ def _left_out(module_dir: Path) -> list[str]:
     return [name for name in names if any(fnmatch(name.removesuffix(".so"), left) for left in left_out)]
 
 
-def _write_manager(etc: Path, instance: AsteriskInstance, users: Mapping[str, tuple[str, str, str]]) -> None:
+def _write_manager(
+    etc: Path, instance: AsteriskInstance, users: Mapping[str, tuple[str, str, str]], *, unread: str
+) -> None:
     head = {
         "enabled": "yes",
         "webenabled": "no",
         "bindaddr": instance.address,
         "port": str(instance.ami_port),
     }
-    sections = [_section("general", {**head, "displayconnects": "no", "allowmultiplelogin": "yes"})]
+    sections = [
+        _section(
+            "general",
+            {**head, "displayconnects": "no", "allowmultiplelogin": "yes", "disabledevents": unread},
+        )
+    ]
     for user, (secret, read, write) in users.items():
         values = {
             "secret": secret,
@@ -311,7 +324,9 @@ def _event_filters(instance: AsteriskInstance) -> list[str]:
     release = tuple(int(part) for part in instance.program.version.split("+")[0].split(".")[:2])
     if release >= (22, 1):
         return [
-            *(f"eventfilter(action(include),name({name})) =" for name in CONTROLLER_EVENTS),
+            "eventfilter(action(include),name(Hangup)) =",
+            "eventfilter(action(include),name(OriginateResponse)) =",
+            "eventfilter(action(include),name(Newstate),header(Uniqueid),method(starts_with)) = att_",
             "eventfilter(action(include),name(DialState),header(DialStatus),method(exact)) = PROGRESS",
             "eventfilter(action(include),name(VarSet),header(Channel),method(exact)) = none",
         ]

@@ -58,6 +58,8 @@ _TCP_OPTIONS: Final = (
 )
 # What may lie unsent in our process before actions wait, in bytes.
 _WRITE_BUFFER: Final = 65536
+# How much is gathered before it is written.
+_TOGETHER: Final = 4_096
 # Seconds that a connection may take to close in good order.
 _CLOSE_SECONDS: Final = 1.0
 # Connects and losses that may lie unread before the queue is cut down to the newest.
@@ -203,6 +205,7 @@ class _Link(asyncio.Protocol):
         self._names = frozenset(config.event_names)
         self._waiters: dict[str, asyncio.Future[Reply]] = {}
         self._login_id: str | None = None
+        self._unsent = bytearray()
         self._writable = asyncio.Event()
         self._writable.set()
         self._transport: asyncio.Transport | None = None
@@ -288,7 +291,7 @@ class _Link(asyncio.Protocol):
         self._waiters[action_id] = waiter
         if login:
             self._login_id = action_id
-        self._transport.write(data)
+        self._write(data)
         # A plain timer: `asyncio.timeout` costs several times as much, and this is what every call waits for.
         timer = self._loop.call_at(deadline, _expire, waiter, name, timeout)
         try:
@@ -298,6 +301,19 @@ class _Link(asyncio.Protocol):
             if self._waiters.get(action_id) is waiter:
                 del self._waiters[action_id]
                 self._machine.abandon(action_id)
+
+    def _write(self, data: bytes) -> None:
+        """Write with whatever else is sent in this turn of the loop: each write wakes the PBX."""
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent += data
+        if len(self._unsent) >= _TOGETHER:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._unsent and self._transport is not None and not self.lost.done():
+            self._transport.write(bytes(self._unsent))
+        self._unsent.clear()
 
     async def _wait_writable(self, deadline: float) -> None:
         try:

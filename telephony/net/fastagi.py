@@ -34,6 +34,8 @@ _log = structlog.get_logger(__name__)
 
 LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
 _MAX_QUERY_FIELDS: Final = 64
+# Peers of which is remembered whether they may connect: it is nearly always the same one.
+_MAX_KNOWN_PEERS: Final = 1_000
 # How long a handler that was cancelled may take to clean up when the server stops, in seconds.
 _CANCEL_SECONDS: Final = 5.0
 # How long after a command another one may follow that is to cut it short, and after how long it is repeated:
@@ -361,6 +363,7 @@ class FastAgiServer:
         self._host = host
         self._port = port
         self._networks = tuple(_network(text) for text in allowed_peers)
+        self._known_peers: dict[str, bool] = {}
         self._max_connections = max_connections
         self._environment_timeout = environment_timeout
         self._limits = limits
@@ -469,13 +472,12 @@ class FastAgiServer:
         return self._environment_timeout
 
     def _allows(self, host: str) -> bool:
-        try:
-            address = ipaddress.ip_address(host)
-        except ValueError:
-            return False
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return any(address in network for network in self._networks)
+        known = self._known_peers.get(host)
+        if known is None:
+            if len(self._known_peers) >= _MAX_KNOWN_PEERS:
+                self._known_peers.clear()
+            known = self._known_peers[host] = _is_in(host, self._networks)
+        return known
 
     async def _run(self, channel: AgiChannel) -> None:
         try:
@@ -554,6 +556,16 @@ class _Connection(AgiLink):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def _is_in(host: str, networks: Collection[_Network]) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return any(address in network for network in networks)
 
 
 def _network(text: str) -> _Network:

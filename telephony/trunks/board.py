@@ -173,8 +173,8 @@ class TrunkBoard:
             ask, text = self._orders.get_nowait()
             told = await self._obey(ask, text)
             done[ask] = text
-        for ask in Ask:
-            text = await notes.variable(ask.value)
+        texts = await asyncio.gather(*(notes.variable(ask.value) for ask in Ask))
+        for ask, text in zip(Ask, texts, strict=True):
             if text and text != done.get(ask):
                 told = await self._obey(ask, text)
                 done[ask] = text
@@ -183,8 +183,9 @@ class TrunkBoard:
     async def _obey_asked(self, notes: Notes) -> str:
         """Orders that the dialplan took in our place."""
         told = ""
-        for family, ask in ASKED.items():
-            for name, value in (await notes.kept(family)).items():
+        found = await asyncio.gather(*(notes.kept(family) for family in ASKED))
+        for (family, ask), entries in zip(ASKED.items(), found, strict=True):
+            for name, value in entries.items():
                 if ask is Ask.LIMIT:
                     told = await self._obey(ask, f"{name}={value}")
                 else:

@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 MOST: Final = 10_000
 """News that waits to be written, and calls that are known to stand."""
 
-GATHER_SECONDS: Final = 1.0
+GATHER_SECONDS: Final = 2.0
 """How long news of trunks without a configured limit is gathered: to write it together costs less."""
 
 STOP_SECONDS: Final = 5.0

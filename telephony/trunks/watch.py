@@ -221,10 +221,10 @@ class TrunkWatch:
 
     async def _qualify(self, records: Mapping[str, TrunkRecord]) -> None:
         """Let the breakers know which trunks the PBX reaches."""
-        reached: dict[str, bool | None] = {}
+        endpoints = list(dict.fromkeys(trunk.endpoint for trunk in self._router.trunks))
+        answers = await asyncio.gather(*(self._pbx.reaches(endpoint) for endpoint in endpoints))
+        reached = dict(zip(endpoints, answers, strict=True))
         for trunk in self._router.trunks:
-            if trunk.endpoint not in reached:
-                reached[trunk.endpoint] = await self._pbx.reaches(trunk.endpoint)
             record = records.get(trunk.name)
             now = await self._store.now_ms()
             told = reached[trunk.endpoint]

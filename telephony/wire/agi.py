@@ -99,6 +99,9 @@ _PLAIN_REPLY: Final = re.compile(
 )
 """A whole reply of one line without a riddle in it: it reads the same by `_CODE`, `_RESULT` and `_ENDPOS`."""
 
+_PLAIN_ENVIRONMENT: Final = re.compile(rb"^(agi_[!-9;-~]*): ([ -~]*)\n", re.MULTILINE)
+"""A line of the environment in ASCII, one of many."""
+
 _ENDPOS: Final = re.compile(r"\bendpos=(-?[0-9]{1,18})\b")
 
 
@@ -234,6 +237,15 @@ class AgiProtocol:
             if plain is not None:
                 self._state = _State.IDLE
                 return [_plain_reply(plain)]
+        if (
+            self._state is _State.ENVIRONMENT
+            and not self._lines
+            and len(data) <= self._limits.max_line_bytes
+            and data.endswith(b"\n\n")
+        ):
+            environment = self._take_rest_of_environment(data)
+            if environment is not None:
+                return [environment]
         events: list[AgiEvent] = []
         try:
             self._lines.feed(data)
@@ -284,6 +296,25 @@ class AgiProtocol:
             raise RemoteProtocolError("the AGI environment holds a name twice")
         environment[name] = value.removeprefix(" ")
         return None
+
+    def _take_rest_of_environment(self, data: bytes) -> Environment | None:
+        """Take the end of a plain environment at once; None, and nothing taken, where it is not that.
+
+        What it takes reads the same line by line.
+        """
+        pairs = _PLAIN_ENVIRONMENT.findall(data.removesuffix(b"\n"))
+        values = {name.decode(): value.decode() for name, value in pairs}
+        lines, size = len(self._environment) + len(pairs), self._block_bytes + len(data)
+        if (
+            lines != data.count(b"\n") - 1 + len(self._environment)
+            or len(self._environment.keys() | values.keys()) != lines
+            or lines > self._limits.max_environment_lines
+            or size > self._limits.max_environment_bytes
+        ):
+            return None
+        self._environment |= values
+        self._state = _State.IDLE
+        return Environment(MappingProxyType(self._environment))
 
     def _take_reply(self, line: str, size: int) -> AgiReply | None:
         match = _CODE.fullmatch(line)

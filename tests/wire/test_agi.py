@@ -297,6 +297,49 @@ def test_a_reply_that_came_whole_reads_as_one_that_came_in_crumbs(
     assert seen[0] == seen[1]
 
 
+_ODD_LINES = st.sampled_from(
+    [
+        b"agi_a: b",
+        b"agi_a: c",
+        b"agi_b:  agi_c: d",
+        b"agi_c:",
+        b"agi_d:e",
+        b"x agi_e: f",
+        b"agi_f: \xc3\xa9",
+        b"agi_g: h\r",
+        b"agi_: i",
+        b" agi_j: k",
+        b"",
+        b"HANGUP",
+        b"agi_l\xff: m",
+        b"agi_n: " + b"o" * 40,
+    ]
+)
+
+
+@given(st.lists(_ODD_LINES, max_size=6), st.integers(0, 2))
+def test_an_environment_that_came_whole_reads_as_one_that_came_in_crumbs(
+    lines: list[bytes], before: int
+) -> None:
+    """Also where some lines came before the rest, and beyond the bounds."""
+    limits = AgiLimits(max_environment_lines=4, max_environment_bytes=60, max_line_bytes=45)
+    head = b"".join(line + b"\n" for line in lines[:before])
+    rest = b"".join(line + b"\n" for line in lines[before:]) + b"\n"
+    seen = []
+    for parts in ([head, rest], [bytes([byte]) for byte in head + rest]):
+        protocol = AgiProtocol(limits)
+        events: list[AgiEvent] = []
+        try:
+            for part in parts:
+                events += protocol.receive(part)
+        except RemoteProtocolError as error:
+            seen.append((str(error), protocol.ended))
+        else:
+            read = [dict(event.values) if isinstance(event, Environment) else event for event in events]
+            seen.append((str(read), protocol.ended))
+    assert seen[0] == seen[1]
+
+
 _LINES = st.one_of(
     st.sampled_from(
         [

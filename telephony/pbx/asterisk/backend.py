@@ -75,6 +75,9 @@ BOOT_ASKINGS: Final = 50
 START_ERROR_MS: Final = 1_500
 """Asterisk tells its start in whole seconds, rounded down."""
 
+CONTACTS_SECONDS: Final = 60.0
+"""How long it is remembered which contacts an endpoint has."""
+
 CONCLUDE_SECONDS: Final = 1.0
 """How long a leg waits for the second of `Hangup` and `OriginateResponse`."""
 
@@ -212,6 +215,8 @@ class AsteriskPbx:
         self._link_since_ms = 0
         self._standing = Together(self._list_ids)
         self._looked_for_restart = Together(self._look_for_restart)
+        self._looked_link = 0.0
+        self._contacts: dict[str, tuple[float, float, list[str]]] = {}
         self._boot_stamp = ""
         self._started_at_ms: int | None = None
         self._restart_seen_ms = 0
@@ -374,12 +379,22 @@ class AsteriskPbx:
     async def reaches(self, endpoint: str) -> bool | None:
         """Read what Asterisk's own OPTIONS (`qualify_frequency`) found: `Getvar` of each contact's status."""
         found: set[str] = set()
-        for aor in await self._read(f"PJSIP_ENDPOINT({endpoint},aors)"):
-            for contact in await self._read(f"PJSIP_AOR({aor},contact)"):
-                found.update(await self._read(f"PJSIP_CONTACT({contact},status)"))
+        for contact in await self._contacts_of(endpoint):
+            found.update(await self._read(f"PJSIP_CONTACT({contact},status)"))
         if "Reachable" in found:
             return True
         return False if "Unreachable" in found else None
+
+    async def _contacts_of(self, endpoint: str) -> list[str]:
+        """An endpoint's contacts, read anew when they were not for a while, and at a new link."""
+        now = asyncio.get_running_loop().time()
+        link, until, contacts = self._contacts.get(endpoint, (0.0, 0.0, []))
+        if link != self._link_since or now > until:
+            contacts = []
+            for aor in await self._read(f"PJSIP_ENDPOINT({endpoint},aors)"):
+                contacts += await self._read(f"PJSIP_AOR({aor},contact)")
+            self._contacts[endpoint] = (self._link_since, now + CONTACTS_SECONDS, contacts)
+        return contacts
 
     async def _read(self, function: str) -> list[str]:
         """The values that a function of the dialplan tells, in a list with commas; none where it refuses."""
@@ -594,7 +609,11 @@ class AsteriskPbx:
                 log.warning("pbx.reconcile_failed", error=str(error))
 
     async def _reconcile(self) -> None:
-        await self._look_for_restart()
+        # An Asterisk that was started anew has broken the link.
+        if self._legs or self._looked_link != self._link_since:
+            link = self._link_since
+            await self._look_for_restart()
+            self._looked_link = link
         if not self._legs:
             return
         asked = asyncio.get_running_loop().time()

@@ -22,6 +22,9 @@ HOLD: Final = 5.5
 RENEW_BELOW: Final = 1.5
 """Seconds that are left when the limit is moved on: as long may the event loop, or the link, be late."""
 
+GRID: Final = 0.5
+"""Limits are moved on at multiples of so many seconds: many calls' in one write."""
+
 RETRY: Final = 0.25
 """Seconds from a limit that could not be moved on to the next trial."""
 
@@ -41,16 +44,19 @@ Move = Callable[[float], Awaitable[None]]
 class Guard:
     """One call's limit. `move` goes beside the conversation (AMI), `set_now` through it (AGI).
 
-    `heard_at` tells since when the conversation certainly stood, by the event loop's time.
+    `heard_at` tells since when the conversation certainly stood, by the event loop's time. `held` is for how
+    many seconds from now the dialplan has limited the call by itself.
     """
 
-    def __init__(self, move: Move, set_now: Move, heard_at: Callable[[], float]) -> None:
+    def __init__(
+        self, move: Move, set_now: Move, heard_at: Callable[[], float], *, held: float = 0.0
+    ) -> None:
         self._move = move
         self._set_now = set_now
         self._heard_at = heard_at
         self._loop = asyncio.get_running_loop()
         self._until = 0.0
-        self._held = 0.0
+        self._held = self._loop.time() + held
         self._open = False
         self._timer: asyncio.TimerHandle | None = None
         self._moving: asyncio.Task[bool] | None = None
@@ -60,6 +66,7 @@ class Guard:
         now = self._loop.time()
         self._until = now + seconds + MARGIN
         if self._held - now >= min(RENEW_BELOW / 2, self._until - now):
+            self._open = True
             self._watch()
             return
         await self.release()
@@ -85,8 +92,8 @@ class Guard:
 
     def _watch(self, after: float = 0.0) -> None:
         if self._timer is None and self._moving is None and self._until > self._held:
-            at = max(self._held - RENEW_BELOW, self._loop.time() + after)
-            self._timer = self._loop.call_at(at, self._renew)
+            due = (self._held - RENEW_BELOW) // GRID * GRID
+            self._timer = self._loop.call_at(max(due, self._loop.time() + after), self._renew)
 
     def _renew(self) -> None:
         self._timer = None

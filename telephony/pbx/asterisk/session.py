@@ -44,6 +44,11 @@ IVR: Final = "ivr"
 TREE_ARGUMENT: Final = "tree"
 """`agi://…/ivr/NAME` hands over the same as `agi://…/ivr?tree=NAME`."""
 
+PATIENCE_ARGUMENT: Final = "TELEPHONY_PATIENCE"
+"""For how many seconds the dialplan has limited the call before it came to us."""
+
+MOST_PATIENCE: Final = 60.0
+
 BEEP_PAUSE_MS: Final = 2000
 """A silence of this length ends a machine's greeting and tone, where the dialplan names no other."""
 
@@ -54,9 +59,10 @@ class AgiSession:
     def __init__(self, channel: AgiChannel, move_limit: Move | None = None) -> None:
         """`move_limit` sets the channel's time limit beside the conversation, while a command runs."""
         self._channel = channel
-        self._guard = (
-            Guard(move_limit, self._set_limit, lambda: channel.heard_at) if move_limit is not None else None
-        )
+        self._guard: Guard | None = None
+        if move_limit is not None:
+            held = _seconds(channel.query.get(PATIENCE_ARGUMENT, ""))
+            self._guard = Guard(move_limit, self._set_limit, lambda: channel.heard_at, held=held)
         kind, _, tree = channel.script.partition("/")
         self._arguments = {**channel.query, TREE_ARGUMENT: tree} if kind == IVR and tree else channel.query
         self._over = asyncio.Event()
@@ -301,3 +307,8 @@ class AgiSession:
 def _key(reply: AgiReply) -> str | None:
     """Return the key of a reply whose result is the key's ASCII number, None for 0."""
     return None if reply.result == "0" else chr(int(reply.result))
+
+
+def _seconds(text: str) -> float:
+    """A number of seconds that the dialplan tells; 0 where it tells none."""
+    return min(float(text), MOST_PATIENCE) if re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", text) else 0.0

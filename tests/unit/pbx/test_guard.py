@@ -35,7 +35,7 @@ class Limit:
         self.until = asyncio.get_running_loop().time() + seconds
 
 
-QUICK = {"HOLD": 0.4, "RENEW_BELOW": 0.175, "RETRY": 0.025, "MARGIN": 0.25, "FRESH": 0.05}
+QUICK = {"HOLD": 0.4, "RENEW_BELOW": 0.125, "GRID": 0.05, "RETRY": 0.025, "MARGIN": 0.25, "FRESH": 0.05}
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +72,37 @@ async def test_a_call_just_heard_of_needs_no_word_through_the_conversation() -> 
     assert len(limit.moved) >= 2
     assert not limit.by_hand
     await one.release()
+
+
+async def test_the_limit_of_the_dialplan_is_the_first() -> None:
+    limit = Limit()
+    loop = asyncio.get_running_loop()
+    one = Guard(limit.move, limit.set_now, lambda: limit.replied, held=0.3)
+    began = loop.time()
+    await one.allow(1.0)
+    assert (limit.moved, limit.by_hand) == ([], [])
+    while not limit.moved:
+        await asyncio.sleep(0.005)
+    # In good time before the 0.3 are over, and not at once.
+    assert began + 0.1 < loop.time() < began + 0.25
+    assert not limit.by_hand
+    await one.release()
+
+
+async def test_calls_are_moved_on_together() -> None:
+    moments: list[float] = []
+
+    async def move(seconds: float) -> None:
+        moments.append(round(asyncio.get_running_loop().time(), 2))
+
+    guards = [Guard(move, move, lambda: 0.0, held=0.3) for _ in range(3)]
+    for one in guards:
+        await one.allow(1.0)
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.3)
+    assert len(set(moments[:3])) <= 2
+    for one in guards:
+        await one.release()
 
 
 async def test_short_steps_share_a_limit() -> None:

@@ -250,11 +250,6 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running(settings) as controller:
-        # What was made until now stays: the garbage collector need not look through it again and again,
-        # nor look for cycles after every few hundred objects: a call makes that many, and hardly a cycle.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(GARBAGE_AFTER, *gc.get_threshold()[1:])
         log.info("controller.ready", url=controller.url, agi_port=controller.pbx.agi_port)
         await stop.wait()
         log.info("controller.stopping", calls=controller.engine.live_calls)
@@ -262,6 +257,10 @@ async def serve(settings: Settings) -> None:
 
 def run(settings: Settings) -> None:
     """`serve` in a loop of its own: uvloop's where it is installed, else asyncio's."""
+    # What was imported stays: the garbage collector need not look through it again and again, nor look
+    # for cycles after every few hundred objects: a call makes that many, and hardly a cycle.
+    gc.freeze()
+    gc.set_threshold(GARBAGE_AFTER, *gc.get_threshold()[1:])
     try:
         import uvloop
     except ImportError:

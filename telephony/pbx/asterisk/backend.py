@@ -683,7 +683,8 @@ class AsteriskPbx:
         """Match a FastAGI connection with its leg by id and nonce, then let the conversation run."""
         leg = self._legs.get(channel.unique_id)
         nonce = channel.query.get("nonce", "")
-        session = AgiSession(channel, partial(self._move_limit, channel.unique_id))
+        move = partial(self._move_limit, channel.unique_id)
+        session = AgiSession(channel, move, linked=self._ami.connected)
         if leg is not None and leg.session is None and hmac.compare_digest(nonce, leg.nonce):
             leg.session = session
             leg.answered = True

@@ -56,12 +56,15 @@ BEEP_PAUSE_MS: Final = 2000
 class AgiSession:
     """One channel, from its AGI connection to the end of the conversation."""
 
-    def __init__(self, channel: AgiChannel, move_limit: Move | None = None) -> None:
-        """`move_limit` sets the channel's time limit beside the conversation, while a command runs."""
+    def __init__(self, channel: AgiChannel, move_limit: Move | None = None, *, linked: bool = False) -> None:
+        """`move_limit` sets the channel's time limit beside the conversation, while a command runs.
+
+        Where it works now (`linked`), the limit that the dialplan has set is enough to begin with.
+        """
         self._channel = channel
         self._guard: Guard | None = None
         if move_limit is not None:
-            held = _seconds(channel.query.get(PATIENCE_ARGUMENT, ""))
+            held = _seconds(channel.query.get(PATIENCE_ARGUMENT, "")) if linked else 0.0
             self._guard = Guard(move_limit, self._set_limit, lambda: channel.heard_at, held=held)
         kind, _, tree = channel.script.partition("/")
         self._arguments = {**channel.query, TREE_ARGUMENT: tree} if kind == IVR and tree else channel.query

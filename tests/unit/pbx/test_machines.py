@@ -13,6 +13,7 @@ from telephony.model.hangup import Cause
 from telephony.net.ami import AmiConfig
 from telephony.net.fastagi import AgiChannel, FastAgiServer
 from telephony.pbx.asterisk import AsteriskConfig, AsteriskPbx
+from telephony.pbx.asterisk.guard import Move
 from telephony.pbx.asterisk.session import AgiSession
 from telephony.pbx.port import Accepted, Answered, DialOrder, Ended
 from tests.net.fake_ami import Action, FakeAmi, FakePeer
@@ -43,7 +44,9 @@ class Asterisk:
 
 
 @asynccontextmanager
-async def session(query: str) -> AsyncIterator[tuple[Asterisk, AgiSession]]:
+async def session(
+    query: str, move: Move | None = None, *, linked: bool = False
+) -> AsyncIterator[tuple[Asterisk, AgiSession]]:
     met: asyncio.Future[AgiChannel] = asyncio.get_running_loop().create_future()
     go = asyncio.Event()
 
@@ -55,7 +58,7 @@ async def session(query: str) -> AsyncIterator[tuple[Asterisk, AgiSession]]:
     await server.start()
     asterisk = await Asterisk.connect(server.port, query)
     try:
-        yield asterisk, AgiSession(await asyncio.wait_for(met, LONG))
+        yield asterisk, AgiSession(await asyncio.wait_for(met, LONG), move, linked=linked)
     finally:
         go.set()
         asterisk.leave()

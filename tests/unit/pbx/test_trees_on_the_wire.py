@@ -32,6 +32,32 @@ async def test_each_step_of_a_question_has_a_limit_of_its_own() -> None:
         ]
 
 
+@pytest.mark.parametrize(
+    ("query", "linked", "first"),
+    [
+        ("TELEPHONY_PATIENCE=3", True, "ANSWER"),
+        ("TELEPHONY_PATIENCE=3", False, "SET VARIABLE TIMEOUT(absolute) 10.5"),
+        ("TELEPHONY_PATIENCE=", True, "SET VARIABLE TIMEOUT(absolute) 10.5"),
+        ("", True, "SET VARIABLE TIMEOUT(absolute) 10.5"),
+    ],
+)
+async def test_the_dialplan_s_own_limit_is_the_first_where_it_can_be_moved_on(
+    query: str, linked: bool, first: str
+) -> None:
+    async def move(seconds: float) -> None:
+        raise AssertionError("not yet")
+
+    async with session(query, move, linked=linked) as (asterisk, one):
+
+        async def begin() -> None:
+            await one.guard(8.0)
+            await one.answer()
+
+        begun = asyncio.create_task(begin())
+        assert await asterisk.command() == first
+        begun.cancel()
+
+
 async def test_a_hangup_in_a_wait_is_no_silence() -> None:
     async with session("") as (asterisk, one):
         asking = asyncio.create_task(one.gather(Media("/s/a", 8.0), max_digits=1, timeout=5.0))

@@ -13,7 +13,7 @@ demo: system-demo $(VENV)/.demo
 
 test: system-test lint
 	$(BIN)/python -m pytest tests/acceptance -n 3 --dist loadgroup
-	$(BIN)/python -m pytest tests --ignore=tests/acceptance -n 2
+	$(BIN)/python -m pytest tests --ignore=tests/acceptance -n 4
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

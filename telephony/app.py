@@ -261,6 +261,7 @@ def run(settings: Settings) -> None:
     # for cycles after every few hundred objects: a call makes that many, and hardly a cycle.
     gc.freeze()
     gc.set_threshold(GARBAGE_AFTER, *gc.get_threshold()[1:])
+    gc.enable()
     try:
         import uvloop
     except ImportError:

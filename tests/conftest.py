@@ -11,6 +11,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def pytest_collection_finish() -> None:
-    """Some thousand tests are a large heap: a look through all of it stops the clock for a fifth of a second."""
+    """Some thousand tests are a large heap: a look through all of it takes a fifth of a second."""
     gc.collect()
     gc.freeze()

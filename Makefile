@@ -12,7 +12,7 @@ demo: system-demo $(VENV)/.demo
 	$(BIN)/python -m telephony.demo
 
 test: system-test lint
-	$(BIN)/python -m pytest tests/acceptance -n 3
+	$(BIN)/python -m pytest tests/acceptance -n 4
 	$(BIN)/python -m pytest tests --ignore=tests/acceptance -n 4
 
 lint: $(VENV)/.dev

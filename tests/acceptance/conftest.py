@@ -30,20 +30,17 @@ _GROUPS = {
     "test_outcomes.py": "lab-1",
     "test_secrecy.py": "lab-1",
     "test_two_controllers.py": "lab-1",
-    "test_faults.py": "lab-1",
-    "test_retries.py": "lab-1",
-    "test_disturbances.py": "lab-1",
     "test_trunk_console.py": "lab-1",
+    "test_kill.py": "lab-2",
+    "test_ivr.py": "lab-2",
+    "test_faults.py": "lab-2",
+    "test_retries.py": "lab-2",
     "test_payments.py": "lab-3",
-    "test_payment_races.py": "lab-3",
-    "test_priority.py": "lab-3",
-    "test_lines.py": "lab-3",
-    "test_bad_receivers.py": "lab-3",
-    "test_machines.py": "lab-3",
     "test_spoken_codes.py": "lab-3",
-    "test_amounts.py": "lab-3",
+    "test_payment_races.py": "lab-3",
+    "test_machines.py": "lab-3",
 }
-"""By what each takes, so that the three end together; what is not named is of lab-2."""
+"""By what each takes, so that the four end together; what is not named is of lab-4."""
 
 
 class OneLabEach(LoadScopeScheduling):
@@ -53,7 +50,7 @@ class OneLabEach(LoadScopeScheduling):
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return _GROUPS.get(Path(nodeid.partition("::")[0]).name, "lab-2")
+        return _GROUPS.get(Path(nodeid.partition("::")[0]).name, "lab-4")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneLabEach:

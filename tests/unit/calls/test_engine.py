@@ -516,7 +516,7 @@ async def test_a_flow_that_cannot_settle_keeps_no_call_open(
 
     monkeypatch.setattr(rig.talk, "settle", settle)
     call = await rig.place()
-    ended = await rig.ended(call, 4)
+    ended = await rig.ended(call, 10)
     assert (ended.status, ended.failure_reason) == (CallStatus.FAILED, "internal_error")
     assert all(one.ended_at for one in await rig.attempts(call))
     # The row is there a moment before the engine lets go.

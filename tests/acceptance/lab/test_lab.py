@@ -40,6 +40,8 @@ from tests.acceptance.lab.manager import Manager
 pytestmark = pytest.mark.lab
 
 NUMBER = "+8613800000001"
+LATE = 0.15
+"""Seconds that a busy machine may take longer, or start to record later, than the timeline says."""
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -159,11 +161,11 @@ async def test_the_recording_is_true_in_time(lab: Lab, manager: Manager):
         await call.wait_ended()
         assert call.heard is not None
         (first, first_end), (second, second_end) = sounds(call.heard)
-        assert first == pytest.approx(1.0, abs=0.04)
+        assert first == pytest.approx(1.0, abs=LATE)
         assert call.ended_at is not None
         assert call.answered_at is not None
-        assert duration(call.heard) == pytest.approx(call.ended_at - call.answered_at, abs=0.06)
-        assert second - first_end == pytest.approx(0.7, abs=0.04)
+        assert duration(call.heard) == pytest.approx(call.ended_at - call.answered_at, abs=LATE)
+        assert second - first_end == pytest.approx(0.7, abs=LATE)
         # Asterisk plays all but the last 20 ms of a file.
         assert first_end - first == pytest.approx(0.49, abs=0.03)
         assert second_end - second == pytest.approx(0.49, abs=0.03)
@@ -192,7 +194,7 @@ async def test_who_hangs_up_early_ends_the_call_at_the_pbx(lab: Lab, manager: Ma
     await call.wait_ended()
     assert call.ended_at is not None
     assert call.answered_at is not None
-    assert call.ended_at - call.answered_at == pytest.approx(0.3, abs=0.1)
+    assert call.ended_at - call.answered_at == pytest.approx(0.3, abs=LATE)
 
 
 async def test_a_voicemail_greets_beeps_and_records(lab: Lab, manager: Manager, tmp_path: Path):
@@ -209,7 +211,7 @@ async def test_a_voicemail_greets_beeps_and_records(lab: Lab, manager: Manager, 
     # What the PBX got: greeting and tone, here both the same sound.
     assert len(hear(spoken, {"beep": beep_of(lab)})) == 2
     assert call.heard is not None
-    assert first_sound(call.heard) == pytest.approx(0.0, abs=0.06)
+    assert first_sound(call.heard) == pytest.approx(0.0, abs=LATE)
 
 
 async def test_what_is_above_the_capacity_gets_503(lab: Lab, manager: Manager):
@@ -248,7 +250,9 @@ async def test_twenty_calls_at_once_are_all_heard_whole(lab: Lab, manager: Manag
         await call.wait_ended()
         assert call.heard is not None
         heard = hear(call.heard, {"beep": beep_of(lab)})
-        assert [h.start_seconds for h in heard] == pytest.approx([0.2, 0.89, 1.58], abs=0.06)
+        assert [h.start_seconds for h in heard] == pytest.approx([0.2, 0.89, 1.58], abs=LATE)
+        # Each beep is whole: all but the last 20 ms, which Asterisk does not play.
+        assert [end - start for start, end in sounds(call.heard)] == pytest.approx([0.49] * 3, abs=0.03)
 
 
 async def test_the_carrier_calls_the_pbx(lab: Lab):

@@ -171,6 +171,7 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
             rules=settings.breaker_rules(),
             saturation_rules=settings.saturation_rules(),
             on_its_way=inbound.writes,
+            limited=inbound.limited,
         )
         engine = CallEngine(
             store,

@@ -15,10 +15,26 @@ import subprocess
 import tempfile
 import time
 import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from telephony.errors import StoreUnavailable
+
 _SETTINGS = ("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=on")
+
+
+def breaks_in_its_commit(writing: Callable[[], Any]) -> Callable[[], Any]:
+    """Transactions that are committed, and of which only a broken connection is heard."""
+
+    @asynccontextmanager
+    async def broken() -> AsyncIterator[Any]:
+        async with writing() as connection:
+            yield connection
+        raise StoreUnavailable("the connection broke during the commit")
+
+    return broken
 
 
 class PostgresMissing(Exception):

@@ -73,6 +73,7 @@ class Custody:
         self._owed = 0
         self._calm_from = 0.0
         self._hurry = asyncio.Event()
+        self._taking = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._at_work = AsyncExitStack()
 
@@ -169,18 +170,37 @@ class Custody:
 
     async def _take_over(self, *, own: bool) -> None:
         """Make ours what nobody tends any more; with `own` also what an earlier life of ours still holds."""
-        async with self._store.transaction() as work:
-            orphans = await work.requests.take_over(
-                self._owner, self.now(), self.lease_ms, own=own, but=self._in_hand()
-            )
-            if not orphans:
-                return
-            open_attempts = {attempt.request_id: attempt for attempt in await work.attempts.open_attempts()}
-            ours = [open_attempts[one.id].id for one in orphans if one.id in open_attempts]
-            await work.slots.hand(ours, self._owner, self.now() + self.lease_ms)
-        for request in orphans:
-            self._found(request, open_attempts.get(request.id))
+        async with self._taking:
+            async with self._store.transaction() as work:
+                orphans = await work.requests.take_over(
+                    self._owner, self.now(), self.lease_ms, own=own, but=self._in_hand()
+                )
+                if not orphans:
+                    return
+                open_attempts = {one.request_id: one for one in await work.attempts.open_attempts()}
+                ours = [open_attempts[one.id].id for one in orphans if one.id in open_attempts]
+                await work.slots.hand(ours, self._owner, self.now() + self.lease_ms)
+            for request in orphans:
+                self._found(request, open_attempts.get(request.id))
         log.info("calls.taken_over", count=len(orphans))
+
+    async def take_back(self, begun: Collection[str]) -> None:
+        """Take into our hands what is ours by the store and in nobody's: a transaction broke in its commit.
+
+        `begun` has those whose transaction is under way, as it goes. Nobody may claim meanwhile. Raises
+        `StoreError`.
+        """
+        async with self._taking:
+            async with self._store.transaction() as work:
+                found = await work.requests.take_back(
+                    self._owner, self.now(), self.lease_ms, but=lambda: {*self._in_hand(), *begun}
+                )
+                if not found:
+                    return
+                open_attempts = {one.request_id: one for one in await work.attempts.open_attempts()}
+            for request in found:
+                self._found(request, open_attempts.get(request.id))
+        log.info("calls.taken_back", count=len(found))
 
     async def _look_at_the_clock(self) -> None:
         """Set our lease clock by the store's, and see whether the wall clock was set since the last look."""

@@ -84,10 +84,6 @@ LONGEST_STORE_PAUSE: Final = 2.0
 
 CLAIM_BATCH: Final = 50
 
-STARTING_SECONDS: Final = 10.0
-"""For how long a place is kept for a request whose transaction has not come to its end: a store that fails
-it says so sooner."""
-
 RESUMED_AT_ONCE: Final = 8
 """How many calls of an earlier life are brought on the wire at the same time, those that wait longest first:
 all at once, all of them would get there late, and in a life that is short none."""
@@ -240,8 +236,9 @@ class CallEngine:
             full=full,
         )
         self._changed: dict[str, asyncio.Event] = {}
-        self._starting: dict[str, tuple[CallClass, float]] = {}
+        self._starting: dict[str, CallClass] = {}
         self._claiming = 0
+        self._in_doubt = False
         self._stopping = False
 
     @property
@@ -284,6 +281,7 @@ class CallEngine:
         now = self._clock()
         plan = None
         if not self._stopping and self._allowed_at(request, now) <= now and self._keep_place(request):
+            work.undone.append(lambda: self._not_placed(request.id))
             try:
                 if not await work.attempts.number_is_open(request.to_number):
                     plan = self._lines.plan(request, ())
@@ -341,17 +339,20 @@ class CallEngine:
         """
         if not self._may_start(request):
             return False
-        self._starting[request.id] = (request.call_class, self._steady() + STARTING_SECONDS)
+        self._starting[request.id] = request.call_class
         return True
+
+    def _not_placed(self, request_id: str) -> None:
+        """The transaction of a request did not end well: its place is free, the request perhaps written."""
+        self._starting.pop(request_id, None)
+        self._in_doubt = True
+        self._wake.set()
 
     def _free_places(self) -> tuple[int, int]:
         """How many more calls may be at work: of any class, and of those that are no codes."""
         config = self._config
-        now = self._steady()
-        for late in [one for one, (_class, until) in self._starting.items() if until <= now]:
-            del self._starting[late]
         classes = [life.request.call_class for life in self._lives.values()]
-        classes += [call_class for call_class, _until in self._starting.values()]
+        classes += self._starting.values()
         free = config.max_calls - len(classes) - self._claiming
         others = self._claiming + sum(one is not CallClass.OTP for one in classes)
         return free, min(free, round(config.max_calls * (1 - config.otp_share)) - others)
@@ -456,12 +457,14 @@ class CallEngine:
         probe: bool = False,
         in_line: bool = False,
     ) -> None:
+        self._starting.pop(request.id, None)
+        if request.id in self._lives:
+            return
         # Whether an inherited attempt is a probe, is known to its breaker.
         life = _Life(request, attempt, probe or inherited, in_line, began=(self._clock(), self._steady()))
         if request.cancel_requested_at is not None:
             life.cancel.set()
         self._lives[request.id] = life
-        self._starting.pop(request.id, None)
         life.task = asyncio.create_task(self._live(life, inherited=inherited), name=f"call-{request.id}")
 
     async def _live(self, life: _Life, *, inherited: bool) -> None:
@@ -1103,6 +1106,9 @@ class CallEngine:
             self._wake.clear()
             pause = 30.0
             try:
+                if self._in_doubt:
+                    self._in_doubt = False
+                    await self._custody.take_back(self._starting)
                 next_due = await self._next_due()
                 looked = self._clock()
                 if next_due is not None and next_due <= looked and self._is_elsewhere():
@@ -1120,6 +1126,7 @@ class CallEngine:
                     pause = min(pause, max(0.0, (next_due - self._clock()) / 1000))
             except StoreError as error:
                 log.warning("calls.due_unread", error=str(error))
+                self._in_doubt = True
                 pause = STORE_PAUSE
             except Exception:
                 # A fault of ours in one round must not end the work of all.

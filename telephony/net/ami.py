@@ -359,6 +359,11 @@ class AmiClient:
         """Whether we are logged in: an action given now would reach the socket."""
         return self._link is not None
 
+    def heard_within(self, seconds: float) -> bool:
+        """Whether we are logged in and something came from the PBX so lately: its answer will."""
+        link = self._link
+        return link is not None and asyncio.get_running_loop().time() - link.heard_at <= seconds
+
     @property
     def events_lost_total(self) -> int:
         """How many events were dropped because the queue was full, ever."""

@@ -64,6 +64,12 @@ class Session:
         # Outside the handler: PostgreSQL's own error may carry the whole row, and nothing may print it.
         raise self.failure
 
+    def check(self) -> None:
+        """Before the commit: raises the failure of a statement, if one failed, whoever swallowed it."""
+        # PostgreSQL would answer the commit of a failed transaction with a silent rollback.
+        if self.failure is not None:
+            raise self.failure
+
     async def value(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> Any:
         """The first column of the first row, or None."""
         return (await self.run(statement, parameters)).scalar()

@@ -59,12 +59,18 @@ class Store:
         `StoreUnavailable` mean that it is not known; the rows, if they are there, are found like those
         of a crashed owner.
         """
-        async with self.engine.writing() as connection:
-            session = Session(connection, self._now)
-            yield UnitOfWork(session)
-            # PostgreSQL would answer the commit of a failed transaction with a silent rollback.
-            if session.failure is not None:
-                raise session.failure
+        undone: list[Callable[[], None]] = []
+        try:
+            async with self.engine.writing() as connection:
+                session = Session(connection, self._now)
+                work = UnitOfWork(session)
+                undone = work.undone
+                yield work
+                session.check()
+        except BaseException:
+            for tell in undone:
+                tell()
+            raise
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[UnitOfWork]:

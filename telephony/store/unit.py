@@ -5,6 +5,8 @@ What it never does: begin or end the transaction; `Store` does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from telephony.store.repositories.attempts import Attempts
 from telephony.store.repositories.endpoints import DisabledEndpoints
 from telephony.store.repositories.idempotency import Idempotency
@@ -33,6 +35,7 @@ class UnitOfWork:
         "requests",
         "slots",
         "trunks",
+        "undone",
         "verifications",
     )
 
@@ -49,3 +52,6 @@ class UnitOfWork:
         self.pokes = Pokes(session)
         self.slots = Slots(session)
         self.trunks = Trunks(session)
+        self.undone: list[Callable[[], None]] = []
+        """Called where the transaction does not end well. Only of one that broke in the commit itself can
+        the rows be there all the same."""

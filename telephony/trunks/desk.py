@@ -183,7 +183,10 @@ class SlotDesk:
                         self._grant(waiting, answer)
 
     async def _ask(self, batch: Sequence[_Waiting]) -> list[Acquired]:
-        """One transaction; where the store fails, everybody in it is told."""
+        """One transaction; where the store fails, everybody in it is told.
+
+        It may have been committed all the same: what they may hold is given back.
+        """
         until = self._now() + self._lease_ms
         asks = [
             SlotAsk(candidates=one.candidates, holder=one.holder, owner=self._owner, lease_until=until)
@@ -193,6 +196,7 @@ class SlotDesk:
             async with self._store.transaction() as work:
                 return await work.slots.acquire_all(asks)
         except (StoreError, Overloaded) as error:
+            self._left += [one.holder for one in batch]
             for one in batch:
                 self._line.remove(one)
                 if not one.answer.done():

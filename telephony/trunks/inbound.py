@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -25,8 +25,8 @@ log = structlog.get_logger(__name__)
 MOST: Final = 10_000
 """News that waits to be written, and calls that are known to stand."""
 
-GATHER_SECONDS: Final = 2.0
-"""How long news of trunks without a configured limit is gathered: to write it together costs less."""
+GATHER_SECONDS: Final = 1.0
+"""How long news of trunks without a limit is gathered: to write it together costs less."""
 
 STOP_SECONDS: Final = 5.0
 BATCH: Final = 200
@@ -59,6 +59,10 @@ class InboundLines:
         self._urgent = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+
+    def limited(self, trunks: Collection[str]) -> None:
+        """These trunks have a limit now: news of them is written at once."""
+        self._limited = frozenset(trunks)
 
     def start(self, freed: Callable[[], None]) -> None:
         """Begin to write; `freed` is called when a line may be free again."""
@@ -116,10 +120,16 @@ class InboundLines:
                 await asyncio.wait_for(self._urgent.wait(), GATHER_SECONDS)
             if not self._stopping:
                 self._urgent.clear()
-            await self._write(first)
+            full = await self._write(first)
+            # What did not fit has waited long enough, and something urgent may be among it.
+            while full and not self._news.empty():
+                full = await self._write(self._news.get_nowait())
 
-    async def _write(self, first: tuple[str, str | None]) -> None:
-        """Write it and what waits behind it: arrivals first, for nobody goes before they came."""
+    async def _write(self, first: tuple[str, str | None]) -> bool:
+        """Write it and what waits behind it: arrivals first, for nobody goes before they came.
+
+        Returns whether more may wait.
+        """
         batch = [first]
         while len(batch) < BATCH and not self._news.empty():
             batch.append(self._news.get_nowait())
@@ -144,3 +154,4 @@ class InboundLines:
         finally:
             # What could not be written is the census's now.
             self._unwritten -= Counter(holder for holder, _ in batch)
+        return len(batch) == BATCH

@@ -8,7 +8,7 @@ never does: end a call, or judge an attempt that is under way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -32,8 +32,10 @@ log = structlog.get_logger(__name__)
 COUNT_SECONDS: Final = 4.0
 """How often channels are counted and trunks looked after."""
 
-SURE_SECONDS: Final = 1.0
-"""A channel without a slot gets one if it still stands after this time: it may just have ended."""
+SURE_SECONDS: Final = 1.5
+"""A channel without a slot gets one if it still stands after this time: it may just have ended, or another
+controller on this PBX is just writing it (`inbound.GATHER_SECONDS`).
+"""
 
 RENEW_BELOW: Final = 0.7
 """A lease is prolonged when less than this part of it is left."""
@@ -82,9 +84,13 @@ class TrunkWatch:
         rules: BreakerRules | None = None,
         saturation_rules: SaturationRules | None = None,
         on_its_way: Callable[[str], bool] = lambda _: False,
+        limited: Callable[[Collection[str]], None] = lambda _: None,
     ) -> None:
-        """`on_its_way` tells whether a channel's slot is just being written by who saw it come, or go."""
+        """`on_its_way` tells whether a channel's slot is just being written by who saw it come, or go;
+        `limited` is told which trunks have a limit, by configuration or by an operator.
+        """
         self._on_its_way = on_its_way
+        self._tell_limited = limited
         self._store = store
         self._pbx = pbx
         self._router = router
@@ -252,6 +258,7 @@ class TrunkWatch:
             records = await work.trunks.all()
             told = [name for name, record in records.items() if record.saturated_at is not None]
             use = await work.slots.in_use() if told or self._limited(records) else {}
+        self._tell_limited({name for name, record in records.items() if record.limit is not None})
         now = await self._store.now_ms()
         due: list[int] = []
         for trunk in self._router.trunks:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -74,6 +74,9 @@ BOOT_ASKINGS: Final = 50
 
 START_ERROR_MS: Final = 1_500
 """Asterisk tells its start in whole seconds, rounded down."""
+
+LINK_FRESH: Final = 1.0
+"""A link from which something came so lately is trusted to carry a call's time limit."""
 
 CONTACTS_SECONDS: Final = 60.0
 """How long it is remembered which contacts an endpoint has."""
@@ -378,23 +381,25 @@ class AsteriskPbx:
 
     async def reaches(self, endpoint: str) -> bool | None:
         """Read what Asterisk's own OPTIONS (`qualify_frequency`) found: `Getvar` of each contact's status."""
-        found: set[str] = set()
-        for contact in await self._contacts_of(endpoint):
-            found.update(await self._read(f"PJSIP_CONTACT({contact},status)"))
+        now, link = asyncio.get_running_loop().time(), self._link_since
+        known_on, until, known = self._contacts.get(endpoint, (0.0, 0.0, []))
+        if known_on == link and now <= until and "Reachable" in await self._statuses(known):
+            return True
+        # What is known may have been replaced by now: a phone or a gateway registers from another port.
+        contacts: list[str] = []
+        for aor in await self._read(f"PJSIP_ENDPOINT({endpoint},aors)"):
+            contacts += await self._read(f"PJSIP_AOR({aor},contact)")
+        self._contacts[endpoint] = (link, now + CONTACTS_SECONDS, contacts)
+        found = await self._statuses(contacts)
         if "Reachable" in found:
             return True
         return False if "Unreachable" in found else None
 
-    async def _contacts_of(self, endpoint: str) -> list[str]:
-        """An endpoint's contacts, read anew when they were not for a while, and at a new link."""
-        now = asyncio.get_running_loop().time()
-        link, until, contacts = self._contacts.get(endpoint, (0.0, 0.0, []))
-        if link != self._link_since or now > until:
-            contacts = []
-            for aor in await self._read(f"PJSIP_ENDPOINT({endpoint},aors)"):
-                contacts += await self._read(f"PJSIP_AOR({aor},contact)")
-            self._contacts[endpoint] = (self._link_since, now + CONTACTS_SECONDS, contacts)
-        return contacts
+    async def _statuses(self, contacts: Sequence[str]) -> set[str]:
+        found: set[str] = set()
+        for contact in contacts:
+            found.update(await self._read(f"PJSIP_CONTACT({contact},status)"))
+        return found
 
     async def _read(self, function: str) -> list[str]:
         """The values that a function of the dialplan tells, in a list with commas; none where it refuses."""
@@ -684,7 +689,7 @@ class AsteriskPbx:
         leg = self._legs.get(channel.unique_id)
         nonce = channel.query.get("nonce", "")
         move = partial(self._move_limit, channel.unique_id)
-        session = AgiSession(channel, move, linked=self._ami.connected)
+        session = AgiSession(channel, move, linked=self._ami.heard_within(LINK_FRESH))
         if leg is not None and leg.session is None and hmac.compare_digest(nonce, leg.nonce):
             leg.session = session
             leg.answered = True

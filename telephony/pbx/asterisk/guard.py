@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
-from telephony.errors import PbxError, WireError
+from telephony.errors import PbxError, PbxUnavailable, WireError
 
 HOLD: Final = 5.5
 """Seconds that the PBX keeps a call without hearing of us."""
@@ -45,7 +46,7 @@ class Guard:
     """One call's limit. `move` goes beside the conversation (AMI), `set_now` through it (AGI).
 
     `heard_at` tells since when the conversation certainly stood, by the event loop's time. `held` is for how
-    many seconds from now the dialplan has limited the call by itself.
+    many seconds from now the dialplan has certainly limited the call by itself.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Guard:
         self._open = False
         self._timer: asyncio.TimerHandle | None = None
         self._moving: asyncio.Task[bool] | None = None
+        self._unanswered = False
 
     async def allow(self, seconds: float) -> None:
         """A step of so many seconds begins. Raises what `set_now` raises."""
@@ -69,7 +71,7 @@ class Guard:
             self._open = True
             self._watch()
             return
-        await self.release()
+        await self._stop()
         # A call may have gone its own way while we were frozen: it is no longer ours to limit then, which
         # only the conversation tells.
         if now - self._heard_at() > FRESH or not await self._move_on():
@@ -81,7 +83,18 @@ class Guard:
         self._watch()
 
     async def release(self) -> None:
-        """Leave the limit alone from now on; one that is just being moved on is waited for."""
+        """Leave the limit alone from now on; one that is just being moved on is waited for.
+
+        Where the PBX did not answer one it may come yet, and would cut a call that was handed on. The PBX
+        answers in order: once it has answered another one, nothing is left to come.
+        """
+        await self._stop()
+        if self._unanswered:
+            self._unanswered = False
+            with suppress(PbxError, WireError):
+                await self._move(HOLD)
+
+    async def _stop(self) -> None:
         self._open = False
         if self._timer is not None:
             self._timer.cancel()
@@ -111,8 +124,10 @@ class Guard:
         if now + seconds > self._held:
             try:
                 await self._move(seconds)
-            except (PbxError, WireError):
+            except (PbxError, WireError) as error:
+                self._unanswered |= not (isinstance(error, PbxUnavailable) and not error.sent)
                 return False
+            self._unanswered = False
             self._held = now + seconds
         return True
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from telephony.errors import PbxRejected
 from telephony.model.media import Media
 from telephony.net.fastagi import AgiChannel
-from telephony.pbx.asterisk.guard import MARGIN, Guard, Move
+from telephony.pbx.asterisk.guard import HOLD, MARGIN, Guard, Move
 from telephony.pbx.port import Gathered, NotBefore
 from telephony.wire.agi import AgiReply
 
@@ -47,7 +47,8 @@ TREE_ARGUMENT: Final = "tree"
 PATIENCE_ARGUMENT: Final = "TELEPHONY_PATIENCE"
 """For how many seconds the dialplan has limited the call before it came to us."""
 
-MOST_PATIENCE: Final = 60.0
+LATE_SECONDS: Final = 1.0
+"""So long ago the dialplan may have set its limit when we hear of the call: our event loop was late."""
 
 BEEP_PAUSE_MS: Final = 2000
 """A silence of this length ends a machine's greeting and tone, where the dialplan names no other."""
@@ -64,7 +65,7 @@ class AgiSession:
         self._channel = channel
         self._guard: Guard | None = None
         if move_limit is not None:
-            held = _seconds(channel.query.get(PATIENCE_ARGUMENT, "")) if linked else 0.0
+            held = _held(channel.query.get(PATIENCE_ARGUMENT, "")) if linked else 0.0
             self._guard = Guard(move_limit, self._set_limit, lambda: channel.heard_at, held=held)
         kind, _, tree = channel.script.partition("/")
         self._arguments = {**channel.query, TREE_ARGUMENT: tree} if kind == IVR and tree else channel.query
@@ -312,6 +313,11 @@ def _key(reply: AgiReply) -> str | None:
     return None if reply.result == "0" else chr(int(reply.result))
 
 
-def _seconds(text: str) -> float:
-    """A number of seconds that the dialplan tells; 0 where it tells none."""
-    return min(float(text), MOST_PATIENCE) if re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", text) else 0.0
+def _held(text: str) -> float:
+    """For how many seconds more a limit of the dialplan's certainly holds; 0 where it tells none.
+
+    One that is longer than ours is none to go by: a frozen controller would leave the caller to it.
+    """
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", text) or float(text) > HOLD:
+        return 0.0
+    return max(0.0, float(text) - LATE_SECONDS)

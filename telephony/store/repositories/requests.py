@@ -5,7 +5,7 @@ What it never does: decide which status follows which; that is the state machine
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -210,6 +210,23 @@ class Requests:
         parameters = {"now": now, "most": limit} | ({"of": owner} if own else {})
         found = await _rows.fetch(self._session, statement, parameters)
         return await self._hand([one for one in found if one.id not in but], owner, now, now + lease_ms)
+
+    async def take_back(
+        self, owner: str, now: int, lease_ms: int, *, but: Callable[[], Collection[str]]
+    ) -> Sequence[RequestRecord]:
+        """Take what is `owner`'s by the store and not in hand: written in a transaction that broke in its
+        commit. Gets the next fence, as in `take_over`.
+
+        `but` tells those in hand, and those whose transaction is under way. It is asked after the rows were
+        read: whatever they show was known to it by then.
+        """
+        known = await _rows.fetch(self._session, _OF_OWNER, {"of": owner})
+        in_hand = but()
+        found: list[RequestRecord] = []
+        for batch in _batches([one.id for one in known if one.id not in in_hand]):
+            locked = _rows.select.where(_c.id.in_(batch), _c.owner == owner, _c.lease_until.is_not(None))
+            found += await _rows.fetch(self._session, locked.with_for_update(skip_locked=True))
+        return await self._hand(found, owner, now, now + lease_ms)
 
     async def _hand(
         self, taken: Sequence[RequestRecord], owner: str, now: int, lease_until: int

@@ -155,7 +155,7 @@ class Slots:
 
     async def release_all(self, holders: Iterable[str]) -> int:
         """Give back what these holders hold; returns how many slots that were."""
-        freed = 0
+        freed, missed = 0, set[str]()
         for batch in batches(list(holders)):
             locked = select(_c.id, _c.holder, _c.number).where(_c.holder.in_(batch)).order_by(_c.id)
             rows = (await self._session.run(locked.with_for_update())).all()
@@ -166,6 +166,10 @@ class Slots:
             for row in rows:
                 if row.number is not None:
                     freed += await self.release(row.holder) is not None
+            missed |= {*batch} - {row.holder for row in rows}
+        # Who was moved onto a line while the rows were waited for is found by a look of its own.
+        for holder in sorted(missed):
+            freed += await self.release(holder) is not None
         return freed
 
     async def renew(self, owner: str, holders: Iterable[str], until: int) -> set[str]:

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from datetime import time as time_of_day
@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from telephony.calls.engine import CallEngine, EngineConfig
+from telephony.calls.engine import CallEngine, EngineConfig, Placed
 from telephony.calls.flow import Outcome, Prepared
 from telephony.calls.policy import NO_INPUT, PRIORITIES
 from telephony.calls.quiet import Window
+from telephony.errors import StoreUnavailable
 from telephony.model.call import FINAL_CALL_STATUSES, AttemptPhase, CallClass, CallStatus
 from telephony.model.hangup import Cause, HangupCause
 from telephony.model.ids import new_id
@@ -29,6 +30,7 @@ from telephony.store import Store, UnitOfWork
 from telephony.store.records import AttemptRecord, RequestRecord
 from telephony.trunks.dialect import Trunk
 from telephony.trunks.routing import Router
+from tests.store_engines import breaks_in_its_commit
 
 NUMBER = "+8613800000001"
 FAST = {"attempts": 3, "pause": 1, "longest_pause": 1}
@@ -540,6 +542,55 @@ async def test_requests_that_come_together_do_not_share_a_place(tmp_path: Path) 
         assert rig.engine.live_calls == 3
         for one in placed:
             assert (await rig.ended(one.request.id, 20)).status is CallStatus.COMPLETED
+    await pbx.stop()
+
+
+@pytest.mark.parametrize("max_calls", [1, 10])
+async def test_a_request_of_a_commit_that_nobody_heard_of_rings_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_calls: int
+) -> None:
+    pbx = MemoryPbx()
+    async with rig_of(tmp_path, pbx, max_calls=max_calls, otp_share=0.0) as rig:
+        request = a_request(1)
+        with monkeypatch.context() as away:
+            away.setattr(rig.store.engine, "writing", breaks_in_its_commit(rig.store.engine.writing))
+            with pytest.raises(StoreUnavailable):
+                async with rig.store.transaction() as work:
+                    await rig.engine.place(work, request)
+        ended = await rig.ended(request.id, 10)
+        assert ended.status is CallStatus.COMPLETED
+        assert len(pbx.orders) == 1
+        # The place that was kept for it is free as well.
+        assert (await rig.ended(await rig.place(), 10)).status is CallStatus.COMPLETED
+    await pbx.stop()
+
+
+async def test_what_was_claimed_in_a_commit_that_nobody_heard_of_is_rung_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pbx = MemoryPbx()
+    async with rig_of(tmp_path, pbx) as rig:
+        request = a_request(1)
+        waiting = replace(request, status=CallStatus.QUEUED, due_at=now() + 100)
+        async with rig.store.transaction() as work:
+            await work.requests.add(waiting)
+        with monkeypatch.context() as away:
+            away.setattr(rig.store.engine, "writing", breaks_in_its_commit(rig.store.engine.writing))
+            rig.engine.go(Placed(waiting, None))
+            await rig.until(request.id, lambda record: record.lease_until is not None)
+        assert (await rig.ended(request.id, 10)).status is CallStatus.COMPLETED
+        assert len(pbx.orders) == 1
+    await pbx.stop()
+
+
+async def test_a_place_of_a_request_that_was_not_written_is_free_at_once(tmp_path: Path) -> None:
+    pbx = MemoryPbx()
+    async with rig_of(tmp_path, pbx, max_calls=1, otp_share=0.0) as rig:
+        with suppress(ZeroDivisionError):
+            async with rig.store.transaction() as work:
+                await rig.engine.place(work, a_request(1))
+                raise ZeroDivisionError
+        assert (await rig.ended(await rig.place(), 3)).status is CallStatus.COMPLETED
     await pbx.stop()
 
 

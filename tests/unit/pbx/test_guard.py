@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from telephony.errors import PbxUnavailable
+from telephony.errors import PbxTimeout, PbxUnavailable
 from telephony.pbx.asterisk import guard
 from telephony.pbx.asterisk.guard import Guard
 
@@ -162,6 +162,44 @@ async def test_without_a_link_each_step_has_its_whole_length_at_once() -> None:
     assert limit.by_hand == [1.25, 2.25, 3.25]
     assert limit.moved == [0.4]
     await one.release()
+
+
+async def test_a_limit_that_was_not_answered_comes_before_the_release_is_over() -> None:
+    done: list[float] = []
+    queue: asyncio.Queue[tuple[float, asyncio.Future[None]]] = asyncio.Queue()
+
+    async def pbx() -> None:
+        while True:
+            seconds, answer = await queue.get()
+            await asyncio.sleep(0.2)
+            done.append(seconds)
+            if not answer.done():
+                answer.set_result(None)
+
+    patience = 0.1
+
+    async def move(seconds: float) -> None:
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        queue.put_nowait((seconds, answer))
+        try:
+            await asyncio.wait_for(answer, patience)
+        except TimeoutError:
+            raise PbxTimeout("no answer") from None
+
+    async def set_now(seconds: float) -> None:
+        return
+
+    working = asyncio.create_task(pbx())
+    one = Guard(move, set_now, lambda: 0.0)
+    await one.allow(5.0)
+    await asyncio.sleep(0.12)
+    patience = 2.0
+    await one.release()
+    assert len(done) == 2
+    assert queue.empty()
+    await one.release()
+    assert len(done) == 2, "nothing is left to come"
+    working.cancel()
 
 
 async def test_a_link_that_is_lost_for_a_moment_costs_no_call() -> None:

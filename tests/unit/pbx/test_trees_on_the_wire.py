@@ -37,6 +37,8 @@ async def test_each_step_of_a_question_has_a_limit_of_its_own() -> None:
     [
         ("TELEPHONY_PATIENCE=3", True, "ANSWER"),
         ("TELEPHONY_PATIENCE=3", False, "SET VARIABLE TIMEOUT(absolute) 10.5"),
+        ("TELEPHONY_PATIENCE=20", True, "SET VARIABLE TIMEOUT(absolute) 10.5"),
+        ("TELEPHONY_PATIENCE=1", True, "SET VARIABLE TIMEOUT(absolute) 10.5"),
         ("TELEPHONY_PATIENCE=", True, "SET VARIABLE TIMEOUT(absolute) 10.5"),
         ("", True, "SET VARIABLE TIMEOUT(absolute) 10.5"),
     ],

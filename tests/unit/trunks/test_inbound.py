@@ -11,6 +11,7 @@ import pytest
 from telephony.errors import StoreUnavailable
 from telephony.model.trunk import SlotKind
 from telephony.store import Store, UnitOfWork
+from telephony.trunks import inbound
 from telephony.trunks.dialect import Trunk
 from telephony.trunks.inbound import GATHER_SECONDS, InboundLines
 
@@ -127,5 +128,31 @@ async def test_those_of_a_trunk_without_a_limit_are_written_together(
     began = time.monotonic()
     lines.arrived("in-main", "PJSIP/carrier-00000001")
     await until(store, {"main": (1, 1, 0), "b": (4, 4, 4)})
+    assert time.monotonic() - began < GATHER_SECONDS / 2
+    await lines.stop()
+
+
+async def test_a_limit_that_an_operator_sets_is_heeded_at_once(store: Store) -> None:
+    lines = await lines_of(store)
+    async with store.transaction() as work:
+        await work.slots.limit("b", 1)
+    lines.limited({"main", "b"})
+    lines.start(lambda: None)
+    began = time.monotonic()
+    lines.arrived("in-0", "PJSIP/carrier-b-0000000a")
+    await until(store, {"main": (0, 0, 0), "b": (1, 1, 0)})
+    assert time.monotonic() - began < GATHER_SECONDS / 2
+    await lines.stop()
+
+
+async def test_what_fits_into_no_batch_waits_no_longer(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbound, "BATCH", 2)
+    lines = await lines_of(store)
+    lines.start(lambda: None)
+    for number in range(9):
+        lines.arrived(f"in-{number}", "PJSIP/carrier-b-0000000a")
+    began = time.monotonic()
+    lines.arrived("in-main", "PJSIP/carrier-00000001")
+    await until(store, {"main": (1, 1, 0), "b": (9, 9, 9)})
     assert time.monotonic() - began < GATHER_SECONDS / 2
     await lines.stop()

@@ -155,11 +155,13 @@ async def running(settings: Settings) -> AsyncIterator[Controller]:
         guard = Guard(settings.webhooks.allow_private)
         caller = HttpCaller(guard)
         stack.push_async_callback(caller.close)
-        egress = Egress(caller)
-        deliverer = Deliverer(store, egress, endpoints, settings.delivery_rules())
+        # Apart: names in one payment's `decide_url` that no name server answers hold no webhook up.
+        asker = HttpCaller(guard)
+        stack.push_async_callback(asker.close)
+        deliverer = Deliverer(store, Egress(caller), endpoints, settings.delivery_rules())
         notices = Notices(endpoints, deliverer.wake)
         book = PaymentBook(store, notices)
-        app = AppQuestion(egress, guard, endpoints)
+        app = AppQuestion(Egress(asker), guard, endpoints)
         flows = FlowRegistry([AnnouncementFlow(store, studio)], notices, ivr.flows if ivr else None)
         watch = TrunkWatch(
             store,

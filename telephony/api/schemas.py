@@ -535,6 +535,7 @@ class PathStep(Reply):
     keys: str = Field(description="What was pressed there")
     outcome: str
     to: str = Field(description="Where it led; empty where the call ended")
+    recording: str | None = Field(default=None, description="The id of what was recorded there")
 
 
 class Call(Reply):

@@ -21,6 +21,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -160,6 +161,8 @@ class _Life:
     """When it became ours: by the wall clock (ms) and by the steady one (s)."""
     resuming: bool = False
     """Whether it is one of the few that are just being resumed."""
+    then: Callable[[], None] | None = None
+    """Begins the request's next life here, once this one has seen that it is over."""
 
 
 @dataclass(slots=True)
@@ -458,7 +461,12 @@ class CallEngine:
         in_line: bool = False,
     ) -> None:
         self._starting.pop(request.id, None)
-        if request.id in self._lives:
+        before = self._lives.get(request.id)
+        if before is not None:
+            # It has not seen yet that its claim is over: a commit of which it heard nothing.
+            before.then = partial(
+                self._begin, request, attempt, inherited=inherited, probe=probe, in_line=in_line
+            )
             return
         # Whether an inherited attempt is a probe, is known to its breaker.
         life = _Life(request, attempt, probe or inherited, in_line, began=(self._clock(), self._steady()))
@@ -493,6 +501,8 @@ class CallEngine:
             self._lives.pop(life.request.id, None)
             self._tell_changed(life.request.id)
             self._wake.set()
+            if life.then is not None and not self._stopping:
+                life.then()
 
     async def _give_up(self, life: _Life) -> None:
         """End a call after a fault of ours, and where it is its flow that fails, without the flow."""
@@ -533,7 +543,7 @@ class CallEngine:
                 async with self._store.reading() as work:
                     request = await work.requests.get(life.request.id)
                     attempts = await work.attempts.list_for(life.request.id)
-                if request is None or request.fence != life.request.fence:
+                if request is None or request.fence != life.request.fence or request.lease_until is None:
                     return False
                 life.request = request
                 if request.cancel_requested_at is not None:
@@ -625,6 +635,10 @@ class CallEngine:
         line = await self._lines.wait(plan, life.request, self._patience(life), life.cancel)
         if isinstance(line, Line):
             try:
+                # The hours in which it may ring may have ended meanwhile.
+                now = self._clock()
+                if self._allowed_at(life.request, now) > now:
+                    return True
                 return await self._write_attempt(life, plan, line)
             finally:
                 # Whatever kept it from being written; where it was, this is a line of its own.
@@ -719,6 +733,10 @@ class CallEngine:
             if ending is not None:
                 await self._finish(life, None, ending)
                 return False
+            now = self._clock()
+            if self._allowed_at(request, now) > now:
+                await self._end_attempt_unsent(life, attempt, "quiet_hours")
+                return True
             order = self._order(request, attempt, prepared)
             try:
                 async with self._pbx.dial(order) as leg:
@@ -1029,8 +1047,17 @@ class CallEngine:
             failure_reason=None if outcome.status is CallStatus.COMPLETED else outcome.reason,
         )
 
+        tried = False
+
         async def write() -> None:
+            nonlocal tried
             async with self._store.transaction() as work:
+                if tried:
+                    # Its commit may have been heard by the store alone: nobody is told twice.
+                    held = await work.requests.lock(request.id)
+                    if held is not None and held.fence == request.fence and held.status == request.status:
+                        return
+                tried = True
                 # The request before its attempt, as those who take over lock them.
                 await work.requests.update(
                     request.id,

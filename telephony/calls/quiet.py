@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from functools import lru_cache
 from typing import Final
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import phonenumbers
+import structlog
 from phonenumbers import timezone
 
 from telephony.model.number import PhoneNumber
+
+log = structlog.get_logger(__name__)
 
 _DAY: Final = timedelta(days=1)
 _DAY_MS: Final = 86_400_000
@@ -44,9 +47,14 @@ class Window:
 @lru_cache(maxsize=4096)
 def zones_of(e164: str) -> tuple[ZoneInfo, ...]:
     """Return the time zones a number may lie in (libphonenumber); UTC where nothing is known."""
-    names = timezone.time_zones_for_number(phonenumbers.parse(e164))
-    zones = tuple(ZoneInfo(name) for name in names if name != timezone.UNKNOWN_TIMEZONE)
-    return zones or (ZoneInfo("UTC"),)
+    zones: list[ZoneInfo] = []
+    for name in timezone.time_zones_for_number(phonenumbers.parse(e164)):
+        try:
+            if name != timezone.UNKNOWN_TIMEZONE:
+                zones.append(ZoneInfo(name))
+        except (ZoneInfoNotFoundError, OSError):
+            log.warning("time_zone.unknown", zone=name, mend="install the package tzdata, from PyPI")
+    return tuple(zones) or (ZoneInfo("UTC"),)
 
 
 def next_allowed(number: PhoneNumber, windows: Sequence[Window], now_ms: int) -> int:

@@ -135,7 +135,7 @@ class IvrFlow:
         )
 
     async def converse(self, session: CallSession, request: RequestRecord, prepared: Prepared) -> Outcome:
-        """Walk the tree. A hang-up after a key was pressed is an answer; before, it is none."""
+        """Walk the tree. A hang-up after a key, or in a recording, is an answer; before, it is none."""
         if not isinstance(prepared, PreparedTree) or prepared.tree is None:
             return Outcome(CallStatus.FAILED, "no_such_tree")
         with _lent(self._wardrobe, prepared.edition) as common:
@@ -153,7 +153,7 @@ class IvrFlow:
             try:
                 return _outcome(await walk.run())
             except CallEnded as ended:
-                if ended.hung_up and walk.keys:
+                if ended.hung_up and (walk.keys or any(visit.recording for visit in walk.visits)):
                     return Outcome(CallStatus.COMPLETED, "hung_up", walk.keys)
                 raise
             finally:

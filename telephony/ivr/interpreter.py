@@ -621,10 +621,12 @@ class Interpreter:
         await self._say(node.prompt)
         await self._talk.answer()
         await self._talk.allow(node.max_seconds)
+        # Before it: most callers end it by hanging up, and what they said must be found.
+        self._values[node.variable] = place.id
+        self._journal.recording(place.id)
         await self._session.record(
             place.path, max_seconds=node.max_seconds, silence_seconds=node.silence_seconds
         )
-        self._values[node.variable] = place.id
         return _Way("recorded", node.next)
 
     def _enter(self, node: Subtree) -> _Way:

@@ -41,6 +41,7 @@ class Visit:
     """One node of a call. `at_ms` is when it was entered (Unix milliseconds), `outcome` how it ended.
 
     `target` is the node it led to, or one of the reserved targets; empty where the call ended there.
+    `recording` is the id of what was recorded here, also where a hang-up ended it; else empty.
     """
 
     tree: str
@@ -50,6 +51,7 @@ class Visit:
     events: tuple[Event, ...]
     outcome: str
     target: str
+    recording: str = ""
 
     @property
     def keys(self) -> str:
@@ -67,6 +69,7 @@ def step_of(visit: Visit) -> dict[str, object]:
         "keys": visit.keys,
         "outcome": visit.outcome,
         "to": visit.target,
+        **({"recording": visit.recording} if visit.recording else {}),
     }
 
 
@@ -79,6 +82,7 @@ class Journal:
         self._watch = watch
         self._events: list[Event] = []
         self._open: tuple[str, str, str, int] | None = None
+        self._recording = ""
 
     @property
     def keys(self) -> str:
@@ -88,6 +92,7 @@ class Journal:
     def begin(self, tree: str, node: str, type_: str, at_ms: int) -> None:
         """A node is entered."""
         self._events = []
+        self._recording = ""
         self._open = (tree, node, type_, at_ms)
 
     def said(self, prompt: Prompt, locale: str) -> None:
@@ -98,13 +103,17 @@ class Journal:
         """Keys were pressed, or none in time."""
         self._events.append(Heard(keys))
 
+    def recording(self, recording_id: str) -> None:
+        """The caller is being recorded."""
+        self._recording = recording_id
+
     def end(self, outcome: str, target: str) -> None:
         """The node is left."""
         if self._open is None:
             return
         tree, node, type_, at_ms = self._open
         self._open = None
-        visit = Visit(tree, node, type_, at_ms, tuple(self._events), outcome, target)
+        visit = Visit(tree, node, type_, at_ms, tuple(self._events), outcome, target, self._recording)
         self.visits.append(visit)
         log.info(
             "ivr.node",
@@ -115,6 +124,7 @@ class Journal:
             pressed=visit.keys,
             outcome=outcome,
             to=target,
+            **({"recording": visit.recording} if visit.recording else {}),
         )
         if self._watch is not None:
             self._watch(visit)

@@ -168,4 +168,3 @@ class _Told:
             now=request.updated_at,
             expires_at=None,
         )
-        self._notices.being_written()

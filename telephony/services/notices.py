@@ -5,16 +5,12 @@ What it never does: send anything, or tell a client that has no webhook endpoint
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Final
+from typing import Any
 
 from telephony.egress.rules import Endpoint
 from telephony.model.ids import new_id
 from telephony.store import OutboxRecord, UnitOfWork
-
-SOON: Final = 0.1
-"""Seconds within which a transaction that is not ours has usually been committed."""
 
 
 class Notices:
@@ -46,7 +42,8 @@ class Notices:
     ) -> None:
         """Write one event of a resource whose row this transaction holds.
 
-        `kind` is the webhook's `type`; until `expires_at` (milliseconds) it is tried closely.
+        `kind` is the webhook's `type`; until `expires_at` (milliseconds) it is tried closely. The delivery
+        begins after the commit.
         """
         endpoint = self._endpoints.get(client)
         if endpoint is None:
@@ -64,14 +61,4 @@ class Notices:
                 expires_at=expires_at,
             )
         )
-
-    def written(self) -> None:
-        """Begin to deliver: call it right after the commit."""
-        self._wake()
-
-    def being_written(self) -> None:
-        """Begin to deliver in a moment: for a transaction that somebody else commits.
-
-        One that commits later is found by the delivery's own look at the outbox.
-        """
-        asyncio.get_running_loop().call_later(SOON, self._wake)
+        work.done.append(self._wake)

@@ -109,7 +109,6 @@ class PaymentBook:
                 return record
             ended = await self._end(work, record, decision)
         self._tell(ended)
-        self._notices.written()
         return ended
 
     async def cancel(self, payment_id: str) -> PaymentRecord:
@@ -120,8 +119,8 @@ class PaymentBook:
         """The same in a transaction that somebody else commits."""
         record = await work.payments.lock(payment_id)
         if record is not None and record.status is PaymentStatus.PENDING:
-            self._tell(await self._end(work, record, decision))
-            self._notices.being_written()
+            ended = await self._end(work, record, decision)
+            work.done.append(lambda: self._tell(ended))
 
     async def expire_due(self, now: int) -> tuple[PaymentRecord, ...]:
         """End those whose deadline is over, some at a time; returns them."""
@@ -130,8 +129,6 @@ class PaymentBook:
             ended = tuple([await self._end(work, record, EXPIRED) for record in due])
         for record in ended:
             self._tell(record)
-        if ended:
-            self._notices.written()
         return ended
 
     async def next_expiry(self) -> int | None:

@@ -39,7 +39,3 @@ class TrunkNotices:
                 now=news.at,
                 expires_at=news.at + FRESH_MS,
             )
-
-    def written(self) -> None:
-        """Begin to deliver."""
-        self._notices.written()

@@ -31,7 +31,15 @@ from telephony.model.media import Media
 from telephony.model.number import PhoneNumber, parse_number
 from telephony.model.prompt import Digits, Part, Phrase, Prompt, Silence
 from telephony.pbx.port import CallSession
-from telephony.services.admission import Voice, admit_once, begin_once, finish_once, locale_for, number_for
+from telephony.services.admission import (
+    Voice,
+    admit_once,
+    begin_once,
+    check_in_time,
+    finish_once,
+    locale_for,
+    number_for,
+)
 from telephony.services.codes import CodeBox, make_code
 from telephony.services.contract import (
     CheckOutcome,
@@ -267,7 +275,7 @@ class Verifications:
     ) -> VerificationView | StoredReply:
         """Make a code, write verification and call in one transaction, and begin to dial."""
         now = self._clock()
-        admitted = await admit_once(self._store, client, once, now, lambda: self._admit(client, new))
+        admitted = await admit_once(self._store, client, once, now, lambda: self._admit(client, new, now))
         if isinstance(admitted, StoredReply):
             return admitted
         number, locale = admitted
@@ -332,6 +340,7 @@ class Verifications:
             await work.attempts.alone_with(number.e164)
             await self._check_budgets(work, number.e164, now)
             self._router.choose(number, CallClass.OTP)
+            self._check_hours(number, None, record.expires_at, now)
             request = self._request(client, record, new_id("call"), None, now)
             record = replace(record, sends=record.sends + 1, last_request_id=request.id, updated_at=now)
             await work.verifications.update(
@@ -407,8 +416,8 @@ class Verifications:
 
     async def dry_run(self, client: Client, new: NewVerification) -> Verdict:
         """Make every check and choose the route; dial nothing and keep nothing."""
-        number, locale = self._admit(client, new)
         now = self._clock()
+        number, locale = self._admit(client, new, now)
         async with self._store.reading() as work:
             await self._check_budgets(work, number.e164, now)
         route = await self._engine.foresee(number, CallClass.OTP)
@@ -428,13 +437,21 @@ class Verifications:
             return
         await wait_for_change(change, timeout)
 
-    def _admit(self, client: Client, new: NewVerification) -> tuple[PhoneNumber, str]:
-        """Check everything that needs no store: number, region, locale, code, limits, route."""
+    def _admit(self, client: Client, new: NewVerification, now: int) -> tuple[PhoneNumber, str]:
+        """Check everything that needs no store: number, region, locale, code, limits, route, hours."""
         number = number_for(client, new.to)
         locale = locale_for(client, self._voice, new.locale)
         _check_new(new, self._rules)
         self._router.choose(number, CallClass.OTP)
+        ttl = self._rules.ttl if new.ttl is None else new.ttl
+        self._check_hours(number, new.dial_within, now + ttl * 1000, now)
         return number, locale
+
+    def _check_hours(self, number: PhoneNumber, dial_within: float | None, expires_at: int, now: int) -> None:
+        """Refuse a call that would be given up before it may ring; raises `InputError`."""
+        within = self._rules.dial_within if dial_within is None else dial_within
+        last = min(now + round(within * 1000), expires_at)
+        check_in_time(self._engine.waits_until(CallClass.OTP, number, now), last, field="dial_within")
 
     async def _check_budgets(self, work: UnitOfWork, number: str, now: int) -> None:
         for budget in self._rules.calls_per_number:
@@ -447,8 +464,8 @@ class Verifications:
         since = now - round(self._rules.failures_window * 1000)
         if await work.check_failures.count(number, since) >= self._rules.failures_per_number:
             raise RateLimited("too many wrong codes for this number", retry_after=self._rules.failures_window)
-        # A payment or a survey that waits for this number keeps no code from it.
-        if await work.requests.count_active_for_number(number, CallClass.OTP):
+        # Any other call that waits for this number, perhaps for days, keeps no code from it.
+        if await work.requests.count_active_for_number(number, FLOW_NAME):
             raise RateLimited("a call with a code to this number is under way", retry_after=30)
 
     def _request(
@@ -560,7 +577,6 @@ async def _end(
             now=now,
             expires_at=record.expires_at,
         )
-        notices.being_written()
     return ended
 
 

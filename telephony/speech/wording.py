@@ -8,10 +8,11 @@ misheard on a telephone; docs/speech.md gives the rules and examples. What it ne
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Final
 
 from babel import Locale, UnknownLocaleError
@@ -20,7 +21,7 @@ from babel.numbers import (
     get_currency_name,
     get_currency_precision,
     get_decimal_symbol,
-    is_currency,
+    get_territory_currencies,
 )
 
 from telephony.errors import InputError, UnknownLocale
@@ -28,8 +29,11 @@ from telephony.errors import InputError, UnknownLocale
 NUMBER_LIMIT: Final = 10**12
 """Numbers, and amounts in whole units of a currency, are smaller than this."""
 
-_NO_MONEY: Final = frozenset({"XTS", "XXX"})
-"""ISO 4217 keeps these for tests, and for where there is no currency."""
+_PLACES: Final[Mapping[str, int]] = {
+    "IQD": 3,
+    **dict.fromkeys(("AFN", "ALL", "IRR", "KPW", "LAK", "LBP", "MGA", "MMK", "RSD", "SOS", "SYP", "YER"), 2),
+}
+"""The decimals of ISO 4217 where CLDR, which goes by the coins in use, has none."""
 
 _FINEST: Final = 16
 
@@ -244,18 +248,24 @@ def _zh_counted(value: int) -> str:
     return "两" if value == 2 else _zh_number(value)
 
 
+@cache
+def _money() -> frozenset[str]:
+    """What is legal tender somewhere: no metals, funds or codes for tests, nothing that was withdrawn."""
+    territories = Locale("en").territories
+    return frozenset(code for one in territories for code in get_territory_currencies(str(one)))
+
+
 def amount_words(value: Decimal, currency: str, locale: str) -> str:
     """Money, e.g. 128.50 CNY as 一百二十八元五角, 1.05 USD as `one dollar and five cents`.
 
-    The currency is ISO 4217. Raises `InputError` naming `currency`, or `amount` for what is no number,
-    negative, too large (`NUMBER_LIMIT`), or has more decimals than the currency (none for JPY) other
-    than zeros; nothing is ever rounded away.
+    The currency is one of ISO 4217 that is in use. Raises `InputError` naming `currency`, or `amount` for
+    what is no number, negative, too large (`NUMBER_LIMIT`), or has more decimals than the currency (none
+    for JPY) other than zeros; nothing is ever rounded away.
     """
     spoken = _babel(locale)
-    known = currency.isascii() and currency.isalpha() and currency.isupper() and is_currency(currency)
-    if not known or currency in _NO_MONEY:
-        raise InputError("currency", "is not an ISO 4217 currency", "Send a code such as CNY")
-    places = get_currency_precision(currency)
+    if currency not in _money():
+        raise InputError("currency", "is not an ISO 4217 currency in use", "Send a code such as CNY")
+    places = _PLACES.get(currency, get_currency_precision(currency))
     whole, part = _units(value, places, currency)
     match spoken.language:
         case "en" | "es":

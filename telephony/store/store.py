@@ -59,24 +59,25 @@ class Store:
         `StoreUnavailable` mean that it is not known; the rows, if they are there, are found like those
         of a crashed owner.
         """
+        done: list[Callable[[], None]] = []
         undone: list[Callable[[], None]] = []
         try:
             async with self.engine.writing() as connection:
                 session = Session(connection, self._now)
-                work = UnitOfWork(session)
-                undone = work.undone
-                yield work
+                yield UnitOfWork(session, done, undone)
                 session.check()
         except BaseException:
             for tell in undone:
                 tell()
             raise
+        for tell in done:
+            tell()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[UnitOfWork]:
         """Read only; a write inside it raises a `StoreError`. Never waits for a writer."""
         async with self.engine.reading() as connection:
-            yield UnitOfWork(Session(connection, self._now))
+            yield UnitOfWork(Session(connection, self._now), [], [])
 
     async def now_ms(self) -> int:
         """This moment in milliseconds since the epoch: by the database's clock where several share it."""

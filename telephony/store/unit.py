@@ -27,6 +27,7 @@ class UnitOfWork:
         "attempts",
         "check_failures",
         "disabled_endpoints",
+        "done",
         "events",
         "idempotency",
         "outbox",
@@ -39,7 +40,14 @@ class UnitOfWork:
         "verifications",
     )
 
-    def __init__(self, session: Session) -> None:
+    def __init__(
+        self, session: Session, done: list[Callable[[], None]], undone: list[Callable[[], None]]
+    ) -> None:
+        """`done` is called once it is committed, `undone` where it does not end well: only of one that broke
+        in the commit itself can the rows be there all the same.
+        """
+        self.done = done
+        self.undone = undone
         self.requests = Requests(session)
         self.attempts = Attempts(session)
         self.verifications = Verifications(session)
@@ -52,6 +60,3 @@ class UnitOfWork:
         self.pokes = Pokes(session)
         self.slots = Slots(session)
         self.trunks = Trunks(session)
-        self.undone: list[Callable[[], None]] = []
-        """Called where the transaction does not end well. Only of one that broke in the commit itself can
-        the rows be there all the same."""

@@ -62,10 +62,6 @@ class Teller(Protocol):
         """Write it, in the transaction that makes it true."""
         ...
 
-    def written(self) -> None:
-        """It was committed."""
-        ...
-
 
 class TrunkWatch:
     """One controller's watch. Under `owner`, for `lease` seconds at a time, it holds the slots of calls that
@@ -289,7 +285,6 @@ class TrunkWatch:
                 await self._teller.tell(work, news)
         if first:
             log.warning(news.signal.value, trunk=news.trunk, in_use=news.in_use, limit=news.limit)
-            self._teller.written()
 
     def _limited(self, records: Mapping[str, TrunkRecord]) -> bool:
         """Whether any trunk has a limit now."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, and_, bindparam, case, func, literal_column, or_, select
 
 from telephony.errors import StaleFence, StoreError
-from telephony.model.call import FINAL_CALL_STATUSES, CallClass, CallStatus
+from telephony.model.call import FINAL_CALL_STATUSES, CallStatus
 from telephony.store.records import Page, RequestRecord
 from telephony.store.session import Rows, Session
 from telephony.store.tables import attempt, request
@@ -93,7 +93,7 @@ _OF_FLOW: Final = _rows.select.where(_c.flow_ref.is_not(None), _c.flow_ref == bi
     _c.created_at.desc(), _c.id.desc()
 )
 _ACTIVE: Final = select(func.count()).where(
-    _c.to_number == bindparam("to_number"), _c.ended_at.is_(None), _c.call_class == bindparam("of_class")
+    _c.to_number == bindparam("to_number"), _c.ended_at.is_(None), _c.flow == bindparam("of_flow")
 )
 
 
@@ -329,9 +329,9 @@ class Requests:
         """Requests whose owner stopped renewing, longest ago first, only to be looked at."""
         return await _rows.fetch(self._session, _EXPIRED, {"now": now, "most": limit})
 
-    async def count_active_for_number(self, to_number: str, call_class: CallClass) -> int:
-        """How many requests of this class to this number are not final."""
-        parameters = {"to_number": to_number, "of_class": call_class}
+    async def count_active_for_number(self, to_number: str, flow: str) -> int:
+        """How many requests of this flow to this number are not final."""
+        parameters = {"to_number": to_number, "of_flow": flow}
         return int(await self._session.value(_ACTIVE, parameters))
 
     async def count_since(

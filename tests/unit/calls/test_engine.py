@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from datetime import time as time_of_day
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -579,6 +580,78 @@ async def test_what_was_claimed_in_a_commit_that_nobody_heard_of_is_rung_once(
             rig.engine.go(Placed(waiting, None))
             await rig.until(request.id, lambda record: record.lease_until is not None)
         assert (await rig.ended(request.id, 10)).status is CallStatus.COMPLETED
+        assert len(pbx.orders) == 1
+    await pbx.stop()
+
+
+async def test_an_end_whose_commit_nobody_heard_of_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pbx = MemoryPbx()
+    async with rig_of(tmp_path, pbx) as rig:
+        persist, tries = rig.engine._persist, 0
+
+        async def unheard_at_first(write: Callable[[], Awaitable[None]]) -> None:
+            async def one() -> None:
+                nonlocal tries
+                tries += 1
+                with monkeypatch.context() as away:
+                    if tries == 1:
+                        broken = breaks_in_its_commit(rig.store.engine.writing)
+                        away.setattr(rig.store.engine, "writing", broken)
+                    await write()
+
+            await persist(one)
+
+        monkeypatch.setattr(rig.engine, "_persist", unheard_at_first)
+        call = await rig.place()
+        assert (await rig.ended(call, 10)).status is CallStatus.COMPLETED
+        async with asyncio.timeout(5):
+            while rig.engine.live_calls:
+                await asyncio.sleep(0.01)
+        assert tries == 2
+        assert [told for told, _outcome in rig.talk.settled] == [call]
+    await pbx.stop()
+
+
+async def test_what_was_parked_in_a_commit_that_nobody_heard_of_goes_on_in_its_next_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pbx = MemoryPbx()
+    async with rig_of(tmp_path, pbx) as rig:
+        park, parked = rig.engine._park, 0
+
+        async def unheard_at_first(life: Any, due_at: int, reason: str) -> None:
+            nonlocal parked
+            parked += 1
+            await park(life, due_at, reason)
+            if parked == 1:
+                raise StoreUnavailable("the connection broke during the commit")
+
+        monkeypatch.setattr(rig.engine, "_park", unheard_at_first)
+        rig.talk.seconds = 0.5
+        first = await rig.place()
+        # The number is in a call: this one is parked for a moment, and claimed by our own queue.
+        second = await rig.place()
+        assert (await rig.ended(first, 10)).status is CallStatus.COMPLETED
+        assert (await rig.ended(second, 10)).status is CallStatus.COMPLETED
+        assert len(pbx.orders) == 2
+    await pbx.stop()
+
+
+async def test_hours_that_end_while_a_line_is_waited_for(tmp_path: Path) -> None:
+    pbx = MemoryPbx()
+    local = datetime.now(UTC).astimezone(ZoneInfo("Asia/Shanghai"))
+    window = Window((local - timedelta(hours=1)).time(), (local + timedelta(seconds=2)).time())
+    hours = {CallClass.TRANSACTION: (window,)}
+    async with rig_of(tmp_path, pbx, Trunk("a", "a", channels=1), windows=hours) as rig:
+        rig.talk.seconds = 3.0
+        first = await rig.place(expires_at=now() + 3_600_000)
+        second = await rig.place(to_number="+8613800000002", expires_at=now() + 3_600_000)
+        assert (await rig.ended(first, 10)).status is CallStatus.COMPLETED
+        waiting = await rig.until(second, lambda record: record.lease_until is None)
+        assert waiting.status is CallStatus.QUEUED
+        assert (waiting.due_at or 0) > now() + 60_000
         assert len(pbx.orders) == 1
     await pbx.stop()
 

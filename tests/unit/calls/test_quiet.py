@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, time
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, reset_tzpath
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from phonenumbers.tzdata import TIMEZONE_DATA
 
+from telephony.calls import quiet
 from telephony.calls.quiet import Window, next_allowed, zones_of
 from telephony.model.number import PhoneNumber, parse_number
 
@@ -200,3 +202,24 @@ def test_the_answer_is_allowed_and_never_in_the_past(now: int, number: PhoneNumb
     assert now <= allowed <= now + 26 * HOUR
     for zone in zones_of(number.e164):
         assert DAY.holds(datetime.fromtimestamp(allowed / 1000, zone).time())
+
+
+@pytest.mark.parametrize("path", ["", None], ids=["the package tzdata alone", "the system's"])
+def test_every_zone_of_a_number_is_known(monkeypatch: pytest.MonkeyPatch, path: str | None) -> None:
+    """Old names too, which some systems keep in a package of their own."""
+    names = {name for zones in TIMEZONE_DATA.values() for name in zones}
+    assert {"Asia/Calcutta", "America/Buenos_Aires"} <= names
+    if path is not None:
+        reset_tzpath(to=[])
+        ZoneInfo.clear_cache()
+    try:
+        assert [ZoneInfo(name).key for name in sorted(names)] == sorted(names)
+    finally:
+        reset_tzpath()
+
+
+def test_a_zone_that_is_not_known_costs_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quiet.timezone, "time_zones_for_number", lambda _: ("Asia/Nowhere", "Asia/Tokyo"))
+    zones_of.cache_clear()
+    assert [zone.key for zone in zones_of("+81312345678")] == ["Asia/Tokyo"]
+    zones_of.cache_clear()

@@ -14,10 +14,12 @@ from structlog.testing import capture_logs
 
 from telephony.egress.deliverer import Deliverer
 from telephony.egress.envelope import MAX_BODY
+from telephony.egress.rules import Endpoint
 from telephony.egress.schedule import SCHEDULE
 from telephony.errors import Conflict, NotFound
 from telephony.model.client import Client
 from telephony.model.delivery import DeliveryStatus
+from telephony.services.notices import Notices
 from telephony.services.webhooks import WebhookDeliveries
 from tests.unit.egress.conftest import (
     RULES,
@@ -394,3 +396,23 @@ async def test_no_body_and_no_secret_in_the_log(world: World) -> None:
     assert "PRIVATE" not in str(logs)
     assert SECRET.decode() not in str(logs)
     assert "ssss" not in repr(deliverer._endpoints)
+
+
+async def test_an_event_of_a_slow_commit_is_sent_right_after_it(world: World) -> None:
+    receiver = await world.receiver()
+    deliverer = await world.deliverer({"shop": receiver.url})
+    notices = Notices({"shop": Endpoint(receiver.url, (SECRET,))}, deliverer.wake)
+    await until(lambda: deliverer._loop is not None)
+    await asyncio.sleep(0.1)
+    async with world.store.transaction() as work:
+        await notices.add(
+            work,
+            client="shop",
+            resource="ver_1",
+            kind="verification.failed",
+            payload={},
+            now=world.clock.now,
+            expires_at=None,
+        )
+        await asyncio.sleep(0.5)
+    await until(lambda: len(receiver.got) == 1, seconds=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ import pytest
 
 from telephony.calls.engine import CallEngine, EngineConfig
 from telephony.calls.policy import PRIORITIES
-from telephony.errors import EngineError, InputError, PbxTimeout
+from telephony.errors import CallEnded, EngineError, InputError, PbxTimeout
 from telephony.ivr.book import TreeBook
 from telephony.ivr.flow import InboundIvr, IvrFlow, TreeFlows
 from telephony.ivr.inbound_log import PATH_EVENT, InboundCall
 from telephony.ivr.journal import Said, Visit
+from telephony.ivr.recordings import PbxRecordings
 from telephony.ivr.saying import words_of
 from telephony.ivr.sounds import Wardrobe, static_prompts
 from telephony.ivr.standins import Services
-from telephony.model.call import FINAL_CALL_STATUSES, CallClass
+from telephony.model.call import FINAL_CALL_STATUSES, CallClass, CallStatus
+from telephony.model.hangup import Cause
 from telephony.model.ids import new_id
 from telephony.model.media import Media
 from telephony.model.prompt import Prompt, Text
@@ -55,6 +58,21 @@ nodes:
       "1": {label: Solved, to: thanks}
       "2": {label: Not solved, to: person}
   thanks: {type: hangup, prompt: {en: Thank you., zh-CN: 谢谢。}, result: solved}
+  person: {type: transfer, extension: "100"}
+"""
+
+
+RECORDED = """\
+version: 1
+name: solved
+languages: [en]
+voice: {brand: Acme}
+start: ask
+agent: person
+variables: {order: {}, words: {}}
+nodes:
+  ask: {type: record, prompt: {en: "Order {order}. Tell us, then hang up."}, variable: words, next: bye}
+  bye: {type: hangup, prompt: {en: Thank you.}, result: solved}
   person: {type: transfer, extension: "100"}
 """
 
@@ -379,3 +397,24 @@ async def test_the_tree_may_be_named_by_a_variable(rig: Rig) -> None:
     ended = await rig.call(flow_ref=None, variables={"tree": "solved", "order": "4711"})
     assert ended.status == "completed"
     assert rig.pbx.sessions[0].variables["TELEPHONY_TREE"] == "solved"
+
+
+async def test_who_hangs_up_in_a_recording_has_answered(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    (rig.media.parent / "trees" / "solved.yaml").write_text(RECORDED, "utf-8")
+    await rig.book.load()
+    rig.flow._services = replace(rig.flow._services, recordings=PbxRecordings("/srv/rec"))
+    recorded: list[str] = []
+
+    async def record(session: MemorySession, name: str, **_how: Any) -> float:
+        recorded.append(name.rpartition("/")[2])
+        session.end(Cause.NORMAL)
+        raise CallEnded
+
+    monkeypatch.setattr(MemorySession, "record", record)
+    ended = await rig.call(retry={"attempts": 3, "pause": 1, "longest_pause": 1})
+    assert (ended.status, len(recorded)) == (CallStatus.COMPLETED, 1)
+    assert len(rig.pbx.orders) == 1, "nobody is rung again"
+    async with rig.store.reading() as work:
+        events = await work.events.list_for(ended.id)
+    (path,) = [one.detail["path"] for one in events if one.kind == PATH_EVENT]
+    assert [step.get("recording") for step in path] == recorded

@@ -518,6 +518,7 @@ async def test_surveys_callbacks_and_recordings() -> None:
     call = await play(nodes, "6", "4", head=head, number="+8613800000000")
     assert (call.handed_back["IVR_STARS"], call.handed_back["IVR_WORDS"]) == ("4", "rec_1")
     assert [visit.outcome for visit in call.visits] == ["4", "booked", "recorded"]
+    assert [visit.recording for visit in call.visits] == ["", "", "rec_1"]
     nobody = await play(nodes, "4", head=head)
     assert nobody.result == "unavailable", "a caller without a number can't be called back"
 

@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from telephony.calls.quiet import Window
 from telephony.errors import (
     Conflict,
     DestinationNotAllowed,
@@ -22,12 +24,13 @@ from telephony.errors import (
     StoreUnavailable,
     UnknownLocale,
 )
-from telephony.model.call import CallStatus, VerificationStatus
+from telephony.model.call import CallClass, CallStatus, VerificationStatus
+from telephony.model.client import Client
 from telephony.model.hangup import Cause, HangupCause
 from telephony.model.prompt import Digits, Phrase
 from telephony.pbx.memory import Callee, MemorySession
 from telephony.pbx.port import Gathered
-from telephony.services.contract import NewVerification, Once, StoredReply, VerificationView
+from telephony.services.contract import NewCall, NewVerification, Once, StoredReply, VerificationView
 from telephony.services.housekeeping import LONGEST_SLEEP, Housekeeper
 from telephony.services.verification import CallBudget, VerificationRules
 from telephony.store.repositories.idempotency import PURGE_BATCH
@@ -485,3 +488,38 @@ async def test_a_store_that_cannot_be_read_when_somebody_answers(
         CallStatus.COMPLETED,
         "heard" if heard else "expired",
     )
+
+
+async def test_a_call_of_another_kind_keeps_no_code_from_a_number(house: House) -> None:
+    other = Client("other", "Beta", "+861088880001", default_region="CN", regions=("CN",))
+    house.pbx.callees[NUMBER] = Callee(refuses_with=HangupCause(Cause.BUSY))
+    announced = NewCall(
+        to=NUMBER,
+        flow="announcement",
+        variables={"text": "hello"},
+        call_class="otp",
+        ttl=604_800,
+        locale="en",
+        retry={"attempts": 3, "pause": 86_400, "longest_pause": 86_400},
+    )
+    call = await house.calls.create(other, announced, None)
+    async with asyncio.timeout(5):
+        while (await house.calls.get(other, call.id)).status is not CallStatus.QUEUED:
+            await asyncio.sleep(0.01)
+    made = await house.verifications.create(CLIENT, NewVerification(to=NUMBER), None)
+    assert made.status is VerificationStatus.PENDING
+
+
+class TestHours:
+    @pytest.fixture
+    def hours(self) -> dict[CallClass, tuple[Window, ...]]:
+        return {CallClass.OTP: (Window(time(9), time(9, 1)),)}
+
+    async def test_a_code_that_could_not_ring_in_time_is_refused(self, house: House) -> None:
+        for ask in (
+            house.verifications.dry_run(CLIENT, NewVerification(to=NUMBER)),
+            house.verifications.create(CLIENT, NewVerification(to=NUMBER), None),
+        ):
+            with pytest.raises(InputError, match="ends before the hours") as caught:
+                await ask
+            assert caught.value.field == "dial_within"

@@ -198,6 +198,7 @@ def test_every_currency_can_be_said_in_words(locale: str) -> None:
         ("1.005", "CNY", "amount", "decimals"),
         ("1.5", "JPY", "amount", "decimals"),
         ("1.0005", "KWD", "amount", "decimals"),
+        ("1.005", "RSD", "amount", "decimals"),
         ("1.00000000000000000000000000000000001", "CNY", "amount", "decimals"),
         ("1E-999999", "CNY", "amount", "decimals"),
         ("1E+999999", "CNY", "amount", "too large"),
@@ -210,6 +211,8 @@ def test_every_currency_can_be_said_in_words(locale: str) -> None:
         ("1", "", "currency", "ISO 4217"),
         ("1", "XXX", "currency", "ISO 4217"),
         ("1", "XTS", "currency", "ISO 4217"),
+        ("1", "XAU", "currency", "ISO 4217"),
+        ("1", "DEM", "currency", "ISO 4217"),
     ],
 )
 def test_money_is_never_rounded_or_guessed(
@@ -218,6 +221,13 @@ def test_money_is_never_rounded_or_guessed(
     with pytest.raises(InputError, match=problem) as caught:
         amount_words(Decimal(value), currency, locale)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("locale", [*LOCALES, "de"])
+def test_decimals_are_those_of_iso_4217(locale: str) -> None:
+    for currency in ("RSD", "LBP", "AFN", "MMK", "ALL"):
+        assert amount_words(Decimal("128.50"), currency, locale)
+    assert amount_words(Decimal("128.505"), "IQD", locale)
 
 
 ZONE = timezone(timedelta(hours=8))

@@ -460,9 +460,7 @@ class TestCounting:
             ]:
                 await work.requests.add(a_request(to_number=to_number, client=client, created_at=at))
             await work.requests.add(
-                a_request(
-                    to_number="+8613800000001", client="later", call_class=CallClass.SURVEY, created_at=0
-                )
+                a_request(to_number="+8613800000001", client="later", flow="hotline", created_at=0)
             )
             count = work.requests.count_since
             assert await count(START, to_number="+8613800000001") == 2
@@ -473,8 +471,8 @@ class TestCounting:
             assert await count(START, prefix="+86", client="bank") == 1
             assert await count(START, most=3) == 3
             active = work.requests.count_active_for_number
-            assert await active("+8613800000001", CallClass.OTP) == 2
-            assert await active("+8613800000001", CallClass.SURVEY) == 1
+            assert await active("+8613800000001", "verification") == 2
+            assert await active("+8613800000001", "hotline") == 1
 
     async def test_only_attempts_that_were_dialled(self, store: Store) -> None:
         record = a_request()

@@ -10,7 +10,7 @@ import pytest
 from makers import START, TO, a_webhook
 from sqlalchemy import event
 
-from telephony.model.call import CallClass, CallStatus
+from telephony.model.call import CallStatus
 from telephony.model.delivery import DeliveryStatus
 from telephony.store import Store, UnitOfWork
 from telephony.store.engines import PostgresEngine, SqliteEngine
@@ -73,7 +73,7 @@ _ASKED: dict[tuple[str, str], Callable[[UnitOfWork], Awaitable[Any]]] = {
     ("open_of_owner", "ix_request_lease"): lambda work: work.requests.open_of_owner("node-b"),
     ("of_flow", "ix_request_flow_ref (flow_ref=?)"): lambda work: work.requests.of_flow("ver_77"),
     ("active", "ix_request_number (to_number=? AND ended_at=?)"): lambda work: (
-        work.requests.count_active_for_number(TO, CallClass.OTP)
+        work.requests.count_active_for_number(TO, "verification")
     ),
     ("count_number", "ix_request_number (to_number=?)"): lambda work: work.requests.count_since(
         START, to_number=TO

@@ -38,8 +38,9 @@ class Told:
 
     async def tell(self, work: UnitOfWork, news: News) -> None:
         self.news.append(news)
+        work.done.append(self._committed)
 
-    def written(self) -> None:
+    def _committed(self) -> None:
         self.commits += 1
 
 

@@ -25,6 +25,7 @@ bench: system-test $(VENV)/.peers
 
 soak: system-test $(VENV)/.dev
 	$(BIN)/python -m pytest -m soak --timeout=7200
+	HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest tests/wire tests/unit --timeout=600
 
 # A package is installed only where its command is missing; without root or sudo the message says which.
 define need

@@ -455,19 +455,23 @@ class AmiProtocol:
         end = buffer.rfind(_END, max(self._searched - 3, 0))
         if end < 0:
             self._searched = len(buffer)
-            if len(buffer) > self._limits.max_message + 2 * len(_END):
-                raise RemoteProtocolError(f"an AMI message is longer than {self._limits.max_message} bytes")
+            self._check_rest()
             return []
         complete = bytes(buffer[:end])
         del buffer[: end + len(_END)]
         self._searched = 0
-        if len(buffer) > self._limits.max_message + 2 * len(_END):
-            raise RemoteProtocolError(f"an AMI message is longer than {self._limits.max_message} bytes")
+        self._check_rest()
         return [
             block
             for part in complete.split(_END)
             if (block := part.removeprefix(b"\r\n").removesuffix(b"\r\n"))
         ]
+
+    def _check_rest(self) -> None:
+        """What is not complete is bounded too, without the CR LF that may have been left at its edge."""
+        edge = 2 if self._buffer.startswith(b"\r\n") else 0
+        if len(self._buffer) - edge > self._limits.max_message + 2 * len(_END):
+            raise RemoteProtocolError(f"an AMI message is longer than {self._limits.max_message} bytes")
 
     def _on_follows(self, block: bytes, items: list[AmiItem]) -> None:
         self._follows.append(block)

@@ -6,7 +6,7 @@ import re
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from telephony.errors import LocalProtocolError, Overloaded, RemoteProtocolError
@@ -535,6 +535,7 @@ def outcome(chunks: list[bytes]) -> tuple[list[AmiItem], bool]:
 
 @settings(max_examples=400)
 @given(st.one_of(st.binary(max_size=300), st.lists(PIECES, max_size=30).map(b"".join)), st.integers(1, 40))
+@example(b"\r\n\r\n\r\n" + b"\0" * 97, 1)
 def test_any_bytes_in_any_pieces_come_to_the_same(data: bytes, size: int) -> None:
     whole, broken = outcome([data])
     cut, cut_broken = outcome([data[at : at + size] for at in range(0, len(data), size)])

@@ -5,12 +5,16 @@ What it never does: send anything, or tell a client that has no webhook endpoint
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, Final
 
 from telephony.egress.rules import Endpoint
 from telephony.model.ids import new_id
 from telephony.store import OutboxRecord, UnitOfWork
+
+TOGETHER: Final = 0.05
+"""Seconds from a commit to the look at the outbox: what ends in the same moment is found by one look."""
 
 
 class Notices:
@@ -19,6 +23,7 @@ class Notices:
     def __init__(self, endpoints: Mapping[str, Endpoint], wake: Callable[[], None]) -> None:
         self._endpoints = dict(endpoints)
         self._wake = wake
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def clients(self) -> Collection[str]:
@@ -43,7 +48,7 @@ class Notices:
         """Write one event of a resource whose row this transaction holds.
 
         `kind` is the webhook's `type`; until `expires_at` (milliseconds) it is tried closely. The delivery
-        begins after the commit.
+        begins after the commit, together with that of others.
         """
         endpoint = self._endpoints.get(client)
         if endpoint is None:
@@ -61,4 +66,12 @@ class Notices:
                 expires_at=expires_at,
             )
         )
-        work.done.append(self._wake)
+        work.done.append(self._soon)
+
+    def _soon(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TOGETHER, self._begin)
+
+    def _begin(self) -> None:
+        self._timer = None
+        self._wake()

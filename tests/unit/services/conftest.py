@@ -99,6 +99,12 @@ class House:
     notices: Notices
     flows: FlowRegistry
 
+    async def delivery_begins(self) -> None:
+        """Wait until the delivery has been woken: a moment after a commit."""
+        async with asyncio.timeout(5):
+            while not self.woken:
+                await asyncio.sleep(0.01)
+
     async def told(self) -> tuple[OutboxRecord, ...]:
         """Every event in the outbox, newest first."""
         async with self.store.reading() as work:

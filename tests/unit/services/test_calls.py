@@ -280,8 +280,7 @@ async def test_one_webhook_as_the_call_is_read(house: House) -> None:
     assert event.payload["from"] == CLIENT.caller_number
     assert event.payload["variables"] == {"text": TEXT, "play_times": 2, "ack_key": "1"}
     assert event.payload["attempts"][0]["keys"] == "1"
-    await asyncio.sleep(0.15)
-    assert house.woken
+    await house.delivery_begins()
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ async def test_one_confirms_and_the_person_the_row_and_the_app_hear_the_same(hou
         "out_id": "o-1",
         "call_id": view.call_id,
     }
-    assert house.woken
+    await house.delivery_begins()
 
 
 async def test_the_question_says_who_what_to_whom_and_how_much(house: House) -> None:
@@ -444,9 +444,7 @@ async def test_the_app_hears_of_a_failed_call_without_a_wait(house: House) -> No
     house.pbx.callees[NUMBER] = Callee(refuses_with=HangupCause(Cause.BUSY))
     view = await created(house)
     await house.ended(view.call_id)
-    async with asyncio.timeout(5):
-        while not house.woken:
-            await asyncio.sleep(0.01)
+    await house.delivery_begins()
 
 
 async def test_a_store_that_cannot_be_written_is_not_a_yes(

@@ -174,3 +174,35 @@ async def test_a_restart_lists_the_channels_once_for_all_that_it_finds(
     assert asked.count("CoreShowChannels") <= 4
     assert asked.count("CoreStatus") <= 4
     assert asked.count("DBGet") == 200
+
+
+async def test_a_contact_that_was_replaced_is_looked_for_before_a_trunk_is_called_unreachable(
+    pbx: AsteriskPbx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {
+        "PJSIP_ENDPOINT(carrier,aors)": ["carrier"],
+        "PJSIP_AOR(carrier,contact)": ["one"],
+        "PJSIP_CONTACT(one,status)": ["Reachable"],
+        "PJSIP_CONTACT(two,status)": ["Reachable"],
+    }
+    asked: list[str] = []
+
+    async def read(function: str) -> list[str]:
+        asked.append(function)
+        return told[function]
+
+    monkeypatch.setattr(pbx, "_read", read)
+    assert await pbx.reaches("carrier")
+    asked.clear()
+    assert await pbx.reaches("carrier")
+    assert asked == ["PJSIP_CONTACT(one,status)"], "its contacts are remembered"
+    told["PJSIP_CONTACT(one,status)"] = ["Unreachable"]
+    assert await pbx.reaches("carrier") is False
+    told["PJSIP_AOR(carrier,contact)"] = ["one", "two"]
+    assert await pbx.reaches("carrier")
+    told["PJSIP_AOR(carrier,contact)"] = []
+    told["PJSIP_CONTACT(one,status)"] = told["PJSIP_CONTACT(two,status)"] = []
+    assert await pbx.reaches("carrier") is None
+    told["PJSIP_AOR(carrier,contact)"] = ["two"]
+    told["PJSIP_CONTACT(two,status)"] = ["Reachable"]
+    assert await pbx.reaches("carrier"), "that there was none is not remembered"

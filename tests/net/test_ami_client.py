@@ -547,3 +547,14 @@ class TestTls:
         for path in (tmp_path / "missing.pem", broken):
             with pytest.raises(ConfigError, match="ca_file"):
                 await AmiClient(config(1, tls=True, ca_file=str(path))).start()
+
+
+async def test_how_lately_the_pbx_was_heard(fake: FakeAmi) -> None:
+    away = AmiClient(AmiConfig(host="127.0.0.1", port=1, username="u", secret="s"))
+    assert not away.heard_within(60)
+    async with connected(fake) as client:
+        await client.action("Ping")
+        assert client.heard_within(1.0)
+        await asyncio.sleep(0.1)
+        assert client.connected
+        assert not client.heard_within(0.05)

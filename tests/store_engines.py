@@ -15,26 +15,31 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from telephony.errors import StoreUnavailable
+from telephony.store import Store
 
 _SETTINGS = ("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=on")
 
 
-def breaks_in_its_commit(writing: Callable[[], Any]) -> Callable[[], Any]:
-    """Transactions that are committed, and of which only a broken connection is heard."""
+@contextmanager
+def commits_unheard(store: Store) -> Iterator[None]:
+    """Meanwhile transactions are committed, and only a broken connection is heard of it."""
+    working = store.engine.writing
 
     @asynccontextmanager
     async def broken() -> AsyncIterator[Any]:
-        async with writing() as connection:
+        async with working() as connection:
             yield connection
         raise StoreUnavailable("the connection broke during the commit")
 
-    return broken
+    with patch.object(store.engine, "writing", broken):
+        yield
 
 
 class PostgresMissing(Exception):

@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Final
 
 import structlog
 
 from telephony.errors import StoreError
-from telephony.store import AttemptRecord, Poke, PokeKind, RequestRecord, Store
+from telephony.store import AttemptRecord, Poke, PokeKind, RequestRecord, Store, UnitOfWork
 
 log = structlog.get_logger(__name__)
 
@@ -170,19 +170,13 @@ class Custody:
 
     async def _take_over(self, *, own: bool) -> None:
         """Make ours what nobody tends any more; with `own` also what an earlier life of ours still holds."""
-        async with self._taking:
-            async with self._store.transaction() as work:
-                orphans = await work.requests.take_over(
-                    self._owner, self.now(), self.lease_ms, own=own, but=self._in_hand()
-                )
-                if not orphans:
-                    return
-                open_attempts = {one.request_id: one for one in await work.attempts.open_attempts()}
-                ours = [open_attempts[one.id].id for one in orphans if one.id in open_attempts]
-                await work.slots.hand(ours, self._owner, self.now() + self.lease_ms)
-            for request in orphans:
-                self._found(request, open_attempts.get(request.id))
-        log.info("calls.taken_over", count=len(orphans))
+        count = await self._take(
+            lambda work: work.requests.take_over(
+                self._owner, self.now(), self.lease_ms, own=own, but=self._in_hand()
+            )
+        )
+        if count:
+            log.info("calls.taken_over", count=count)
 
     async def take_back(self, begun: Collection[str]) -> None:
         """Take into our hands what is ours by the store and in nobody's: a transaction broke in its commit.
@@ -190,17 +184,27 @@ class Custody:
         `begun` has those whose transaction is under way, as it goes. Nobody may claim meanwhile. Raises
         `StoreError`.
         """
+        count = await self._take(
+            lambda work: work.requests.take_back(
+                self._owner, self.now(), self.lease_ms, but=lambda: {*self._in_hand(), *begun}
+            )
+        )
+        if count:
+            log.info("calls.taken_back", count=count)
+
+    async def _take(self, take: Callable[[UnitOfWork], Awaitable[Sequence[RequestRecord]]]) -> int:
+        """Take some, one at a time with others who do; returns how many, with their attempts' slots."""
         async with self._taking:
             async with self._store.transaction() as work:
-                found = await work.requests.take_back(
-                    self._owner, self.now(), self.lease_ms, but=lambda: {*self._in_hand(), *begun}
-                )
-                if not found:
-                    return
+                taken = await take(work)
+                if not taken:
+                    return 0
                 open_attempts = {one.request_id: one for one in await work.attempts.open_attempts()}
-            for request in found:
+                ours = [open_attempts[one.id].id for one in taken if one.id in open_attempts]
+                await work.slots.hand(ours, self._owner, self.now() + self.lease_ms)
+            for request in taken:
                 self._found(request, open_attempts.get(request.id))
-        log.info("calls.taken_back", count=len(found))
+        return len(taken)
 
     async def _look_at_the_clock(self) -> None:
         """Set our lease clock by the store's, and see whether the wall clock was set since the last look."""

@@ -366,6 +366,11 @@ class CallEngine:
         start = max(now, request.not_before or 0)
         return next_allowed(parse_number(request.to_number), windows, start) if windows else start
 
+    def _is_quiet(self, request: RequestRecord) -> bool:
+        """Whether this number may not ring now."""
+        now = self._clock()
+        return self._allowed_at(request, now) > now
+
     def _next_look(self, request: RequestRecord, now: int) -> int:
         """When a request that waits is due: once it may ring, or once it is too late for that."""
         limits = [limit for limit in (request.dial_by, request.expires_at) if limit is not None]
@@ -636,8 +641,7 @@ class CallEngine:
         if isinstance(line, Line):
             try:
                 # The hours in which it may ring may have ended meanwhile.
-                now = self._clock()
-                if self._allowed_at(life.request, now) > now:
+                if self._is_quiet(life.request):
                     return True
                 return await self._write_attempt(life, plan, line)
             finally:
@@ -733,8 +737,7 @@ class CallEngine:
             if ending is not None:
                 await self._finish(life, None, ending)
                 return False
-            now = self._clock()
-            if self._allowed_at(request, now) > now:
+            if self._is_quiet(request):
                 await self._end_attempt_unsent(life, attempt, "quiet_hours")
                 return True
             order = self._order(request, attempt, prepared)

@@ -449,9 +449,12 @@ class Verifications:
 
     def _check_hours(self, number: PhoneNumber, dial_within: float | None, expires_at: int, now: int) -> None:
         """Refuse a call that would be given up before it may ring; raises `InputError`."""
-        within = self._rules.dial_within if dial_within is None else dial_within
-        last = min(now + round(within * 1000), expires_at)
+        last = min(self._dial_by(dial_within, now), expires_at)
         check_in_time(self._engine.waits_until(CallClass.OTP, number, now), last, field="dial_within")
+
+    def _dial_by(self, dial_within: float | None, now: int) -> int:
+        within = self._rules.dial_within if dial_within is None else dial_within
+        return now + round(within * 1000)
 
     async def _check_budgets(self, work: UnitOfWork, number: str, now: int) -> None:
         for budget in self._rules.calls_per_number:
@@ -476,7 +479,6 @@ class Verifications:
         dial_within: float | None,
         now: int,
     ) -> RequestRecord:
-        within = self._rules.dial_within if dial_within is None else dial_within
         return RequestRecord(
             id=request_id,
             client=client.name,
@@ -488,7 +490,7 @@ class Verifications:
             from_number=client.caller_number or None,
             locale=record.locale,
             out_id=record.out_id,
-            dial_by=now + round(within * 1000),
+            dial_by=self._dial_by(dial_within, now),
             expires_at=record.expires_at,
             created_at=now,
             updated_at=now,

@@ -253,8 +253,9 @@ class TrunkWatch:
         async with self._store.reading() as work:
             records = await work.trunks.all()
             told = [name for name, record in records.items() if record.saturated_at is not None]
-            use = await work.slots.in_use() if told or self._limited(records) else {}
-        self._tell_limited({name for name, record in records.items() if record.limit is not None})
+            limited = self._limited(records)
+            use = await work.slots.in_use() if told or limited else {}
+        self._tell_limited(limited)
         now = await self._store.now_ms()
         due: list[int] = []
         for trunk in self._router.trunks:
@@ -286,11 +287,13 @@ class TrunkWatch:
         if first:
             log.warning(news.signal.value, trunk=news.trunk, in_use=news.in_use, limit=news.limit)
 
-    def _limited(self, records: Mapping[str, TrunkRecord]) -> bool:
-        """Whether any trunk has a limit now."""
-        return any(
-            trunk.name in records and records[trunk.name].limit is not None for trunk in self._router.trunks
-        )
+    def _limited(self, records: Mapping[str, TrunkRecord]) -> set[str]:
+        """The trunks that have a limit now."""
+        return {
+            trunk.name
+            for trunk in self._router.trunks
+            if trunk.name in records and records[trunk.name].limit is not None
+        }
 
 
 def _event(kind: str, at: int, detail: Mapping[str, Any]) -> EventRecord:

@@ -6,13 +6,12 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from datetime import time as time_of_day
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -31,7 +30,7 @@ from telephony.store import Store, UnitOfWork
 from telephony.store.records import AttemptRecord, RequestRecord
 from telephony.trunks.dialect import Trunk
 from telephony.trunks.routing import Router
-from tests.store_engines import breaks_in_its_commit
+from tests.store_engines import commits_unheard
 
 NUMBER = "+8613800000001"
 FAST = {"attempts": 3, "pause": 1, "longest_pause": 1}
@@ -323,21 +322,29 @@ async def test_what_is_over_before_the_hours_ends_on_time(tmp_path: Path) -> Non
     await pbx.stop()
 
 
+def somewhere_by_day() -> tuple[str, str, timedelta]:
+    """Two numbers of a place where it is not midnight, nor will be in half an hour, and its zone's offset."""
+    china, japan = timedelta(hours=8), timedelta(hours=9)
+    local = datetime.now(UTC) + china
+    if (local + timedelta(minutes=30)).date() == local.date():
+        return NUMBER, "+8613800000002", china
+    return "+81312345678", "+81312345679", japan
+
+
 async def test_another_ring_waits_for_the_hours_too(tmp_path: Path) -> None:
-    pbx = MemoryPbx({NUMBER: refuses(Cause.BUSY)})
-    local = datetime.now(UTC) + timedelta(hours=8)
+    number, _, offset = somewhere_by_day()
+    pbx = MemoryPbx({number: refuses(Cause.BUSY)})
+    local = datetime.now(UTC) + offset
     closes = local.replace(second=0, microsecond=0) + timedelta(minutes=2)
-    if closes.date() != local.date():
-        pytest.skip("the two minutes before midnight in China")
     window = Window(time_of_day(0), closes.time())
     hours = {CallClass.SURVEY: (window,)}
     async with rig_of(
         tmp_path, pbx, windows=hours, retry={CallClass.SURVEY: {"attempts": 3, "pause": 600}}
     ) as rig:
-        call = await rig.place(call_class=CallClass.SURVEY, expires_at=now() + 172_800_000)
+        call = await rig.place(to_number=number, call_class=CallClass.SURVEY, expires_at=now() + 172_800_000)
         waiting = await rig.until(call, lambda one: one.status is CallStatus.QUEUED and one.due_at)
         midnight = (closes + timedelta(days=1)).replace(hour=0, minute=0)
-        assert waiting.due_at == round((midnight - timedelta(hours=8)).timestamp() * 1000)
+        assert waiting.due_at == round((midnight - offset).timestamp() * 1000)
     await pbx.stop()
 
 
@@ -547,17 +554,13 @@ async def test_requests_that_come_together_do_not_share_a_place(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("max_calls", [1, 10])
-async def test_a_request_of_a_commit_that_nobody_heard_of_rings_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_calls: int
-) -> None:
+async def test_a_request_of_a_commit_that_nobody_heard_of_rings_once(tmp_path: Path, max_calls: int) -> None:
     pbx = MemoryPbx()
     async with rig_of(tmp_path, pbx, max_calls=max_calls, otp_share=0.0) as rig:
         request = a_request(1)
-        with monkeypatch.context() as away:
-            away.setattr(rig.store.engine, "writing", breaks_in_its_commit(rig.store.engine.writing))
-            with pytest.raises(StoreUnavailable):
-                async with rig.store.transaction() as work:
-                    await rig.engine.place(work, request)
+        with commits_unheard(rig.store), pytest.raises(StoreUnavailable):
+            async with rig.store.transaction() as work:
+                await rig.engine.place(work, request)
         ended = await rig.ended(request.id, 10)
         assert ended.status is CallStatus.COMPLETED
         assert len(pbx.orders) == 1
@@ -566,17 +569,14 @@ async def test_a_request_of_a_commit_that_nobody_heard_of_rings_once(
     await pbx.stop()
 
 
-async def test_what_was_claimed_in_a_commit_that_nobody_heard_of_is_rung_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_was_claimed_in_a_commit_that_nobody_heard_of_is_rung_once(tmp_path: Path) -> None:
     pbx = MemoryPbx()
     async with rig_of(tmp_path, pbx) as rig:
         request = a_request(1)
         waiting = replace(request, status=CallStatus.QUEUED, due_at=now() + 100)
         async with rig.store.transaction() as work:
             await work.requests.add(waiting)
-        with monkeypatch.context() as away:
-            away.setattr(rig.store.engine, "writing", breaks_in_its_commit(rig.store.engine.writing))
+        with commits_unheard(rig.store):
             rig.engine.go(Placed(waiting, None))
             await rig.until(request.id, lambda record: record.lease_until is not None)
         assert (await rig.ended(request.id, 10)).status is CallStatus.COMPLETED
@@ -595,10 +595,7 @@ async def test_an_end_whose_commit_nobody_heard_of_is_told_once(
             async def one() -> None:
                 nonlocal tries
                 tries += 1
-                with monkeypatch.context() as away:
-                    if tries == 1:
-                        broken = breaks_in_its_commit(rig.store.engine.writing)
-                        away.setattr(rig.store.engine, "writing", broken)
+                with commits_unheard(rig.store) if tries == 1 else nullcontext():
                     await write()
 
             await persist(one)
@@ -641,13 +638,13 @@ async def test_what_was_parked_in_a_commit_that_nobody_heard_of_goes_on_in_its_n
 
 async def test_hours_that_end_while_a_line_is_waited_for(tmp_path: Path) -> None:
     pbx = MemoryPbx()
-    local = datetime.now(UTC).astimezone(ZoneInfo("Asia/Shanghai"))
-    window = Window((local - timedelta(hours=1)).time(), (local + timedelta(seconds=2)).time())
+    one, other, offset = somewhere_by_day()
+    window = Window(time_of_day(0), (datetime.now(UTC) + offset + timedelta(seconds=2)).time())
     hours = {CallClass.TRANSACTION: (window,)}
     async with rig_of(tmp_path, pbx, Trunk("a", "a", channels=1), windows=hours) as rig:
         rig.talk.seconds = 3.0
-        first = await rig.place(expires_at=now() + 3_600_000)
-        second = await rig.place(to_number="+8613800000002", expires_at=now() + 3_600_000)
+        first = await rig.place(to_number=one, expires_at=now() + 3_600_000)
+        second = await rig.place(to_number=other, expires_at=now() + 3_600_000)
         assert (await rig.ended(first, 10)).status is CallStatus.COMPLETED
         waiting = await rig.until(second, lambda record: record.lease_until is None)
         assert waiting.status is CallStatus.QUEUED

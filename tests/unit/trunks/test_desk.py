@@ -14,7 +14,7 @@ from telephony.model.trunk import BreakerPhase, BreakerState, Passed
 from telephony.store import Store
 from telephony.store.records import Acquired, SlotCandidate
 from telephony.trunks.desk import SlotDesk
-from tests.store_engines import breaks_in_its_commit
+from tests.store_engines import commits_unheard
 from tests.unit.trunks.conftest import wall
 
 A, B = SlotCandidate(trunk="a"), SlotCandidate(trunk="b")
@@ -145,13 +145,9 @@ async def test_a_store_that_fails_is_told_to_those_who_ask(
     assert (await take(desk, "h1")).trunk == "a"
 
 
-async def test_a_slot_of_a_commit_that_nobody_heard_of_is_given_back(
-    store: Store, desk: SlotDesk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as away:
-        away.setattr(store.engine, "writing", breaks_in_its_commit(store.engine.writing))
-        with pytest.raises(StoreError):
-            await take(desk, "h0", patience=5)
+async def test_a_slot_of_a_commit_that_nobody_heard_of_is_given_back(store: Store, desk: SlotDesk) -> None:
+    with commits_unheard(store), pytest.raises(StoreError):
+        await take(desk, "h0", patience=5)
     assert await held(store) == {"h0"}
     async with asyncio.timeout(5):
         while await held(store):
